@@ -59,19 +59,19 @@ class Report:
     """How work tells what it is doing. Each call makes a new snapshot; safe from any thread."""
 
     def __init__(self, publish: Callable[..., None]) -> None:
-        self._publish = publish
+        self.publish = publish
 
     def step(self, step: str, fraction: float) -> None:
         """A new step begins; `fraction` (0..1) of the whole is done."""
-        self._publish(log=step, step=step, fraction=fraction)
+        self.publish(log=step, step=step, fraction=fraction)
 
     def note(self, text: str) -> None:
         """A line for the log; the step stays."""
-        self._publish(log=text)
+        self.publish(log=text)
 
     def fact(self, label: str, value: str) -> None:
         """Something to show beside the bar from now on."""
-        self._publish(fact=(label, value))
+        self.publish(fact=(label, value))
 
 
 @dataclass(frozen=True, slots=True)

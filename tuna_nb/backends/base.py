@@ -129,10 +129,15 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where requests go. `url` has no path and no trailing slash; `/v1/...` is appended to it."""
+    """Where requests go. `url` has no path and no trailing slash; `/v1/...` is appended to it.
+
+    replicas_url: answers `{"ready": n, "starting": n, "draining": n, "total": n}` to a GET with the resource's
+    own headers, where the provider has such a thing; the router reads preemption notices from it.
+    """
 
     ref: Ref
     url: str
+    replicas_url: str | None = None
 
 
 class State(enum.StrEnum):

@@ -1,0 +1,273 @@
+"""Making a plan real, so that a crash at any line leaves nothing that can't be found.
+
+The records come first, then each resource is marked `creating` before its provider is asked and `created`
+after. Serverless comes up first, so that the endpoint answers within seconds; the spot side beside it. Every
+step looks for what is already there, so applying again finishes what a crash left half done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from typing import Any
+
+from tuna_nb.backends.base import Backend, Endpoint, Plan, State
+from tuna_nb.deployments.destroy import destroy, resource_ref
+from tuna_nb.deployments.plan import ROUTER, SERVERLESS, SPOT, DeploymentPlan
+from tuna_nb.deployments.router_client import RouterClient
+from tuna_nb.deployments.workspace import Workspace
+from tuna_nb.errors import BackendError, CancelledError, EngineError, TunaError
+from tuna_nb.jobs import Report
+from tuna_nb.secrets import new_key
+from tuna_nb.store import DeploymentRecord, ResourceRecord
+
+ANSWER_TIMEOUT_S = 1800
+"""The longest a first answer may take: a big model's weights on a cold container."""
+
+POLL_S = 0.25
+
+
+async def apply(
+    workspace: Workspace, plan: DeploymentPlan, report: Report, *, until_spot: bool = True
+) -> DeploymentRecord:
+    """Bring the deployment up and return its record once its endpoint has generated a token.
+
+    until_spot: wait for the first spot replica too. A failed or cancelled attempt is taken down again, whole,
+    before the error is raised; only a spot side that can't be had leaves the endpoint up, served by serverless.
+    """
+    store = workspace.store
+    name = plan.request.service_name
+    record = store.live_deployment(name)
+    if record is None:
+        report.step("recording the plan", 0.0)
+        record = store.add_deployment(
+            name, plan.request.to_json(), plan.to_json(), plan.records(), plan.deployment_id
+        )
+    running = _Apply(workspace, plan, record, report)
+    try:
+        await running.build(until_spot)
+    except asyncio.CancelledError:
+        await running.undo("destroyed", "cancelled")
+        raise CancelledError(f"{name}: deploy was cancelled; everything it had created is gone") from None
+    except TunaError as e:
+        await running.undo("failed", e.message)
+        raise
+    return store.deployment(name)
+
+
+class _Apply:
+    """One attempt at one deployment."""
+
+    def __init__(
+        self, workspace: Workspace, plan: DeploymentPlan, record: DeploymentRecord, report: Report
+    ) -> None:
+        self._workspace = workspace
+        self._store = workspace.store
+        self._plan = plan
+        self._record = record
+        self._report = report
+        self._by_role = {r.role: r for r in self._store.resources(record.id)}
+
+    async def build(self, until_spot: bool) -> None:
+        self._store.update_deployment(self._record.id, state="deploying", error=None)
+        spot: asyncio.Task[Endpoint | None] | None = None
+        try:
+            if self._plan.spot is not None:
+                spot = asyncio.create_task(self._create_spot(self._plan.spot))
+            url = await self._serve()
+            self._store.update_deployment(self._record.id, state="running", endpoint_url=url)
+            self._store.add_event(self._record.id, f"serving at {url}")
+            self._report.fact("endpoint", f"{url}/v1")
+            if spot is not None:
+                await self._join_spot(url, await spot, until_spot)
+        finally:
+            if spot is not None and not spot.done():
+                spot.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await spot
+
+    async def undo(self, state: str, why: str) -> None:
+        """Take down what this attempt built; cancelling the undoing does not stop it half way."""
+        self._report.step("rolling back", 0.0)
+        record = self._store.live_deployment(self._record.name)
+        if record is None:
+            return
+        task = asyncio.create_task(
+            destroy(self._workspace, record, self._report, final_state=state, error=why)
+        )
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
+        if (error := task.exception()) is not None:
+            message = getattr(error, "message", str(error))
+            raise TunaError(
+                f"{self._record.name}: {why}; and taking it down failed: {message}",
+                f"`tuna destroy --service-name {self._record.name}` tries again",
+            ) from error
+
+    async def _serve(self) -> str:
+        """Serverless up, the router before it, and one real answer through both."""
+        request = self._plan.request
+        self._report.step(f"serverless on {request.serverless_provider}", 0.1)
+        serverless = await self._create(SERVERLESS, self._plan.serverless)
+        if self._plan.router_host is None:
+            url = serverless.url
+            headers = dict((await self._backend(SERVERLESS).auth(serverless.ref)).headers)
+        else:
+            self._report.step("router", 0.3)
+            url = await self._start_router(serverless)
+            headers = {"Authorization": f"Bearer {self._key('api_key')}"}
+        self._report.step("first answer", 0.4)
+        await self._first_answer(url, headers)
+        return url
+
+    async def _create(self, role: str, plan: Plan) -> Endpoint:
+        resource = self._by_role[role]
+        backend = self._backend(role)
+        self._store.update_resource(resource.id, state="creating", error=None)
+        endpoint = await backend.deploy(plan, lambda text, _fraction: self._report.note(f"{role}: {text}"))
+        self._store.update_resource(
+            resource.id, state="created", provider_id=endpoint.ref.id, url=endpoint.url
+        )
+        return endpoint
+
+    async def _create_spot(self, plan: Plan) -> Endpoint | None:
+        """None where the provider has no spot GPU for us: serverless then carries the traffic alone."""
+        resource = self._by_role[SPOT]
+        try:
+            endpoint = await self._create(SPOT, plan)
+            # A fleet that may scale to zero starts at zero; the first replica is wanted now.
+            await self._backend(SPOT).wake(endpoint.ref)
+        except BackendError as e:
+            self._store.update_resource(resource.id, state="failed", error=e.message)
+            self._report.note(f"spot: {e.message}")
+            return None
+        return endpoint
+
+    async def _start_router(self, serverless: Endpoint) -> str:
+        resource = self._by_role[ROUTER]
+        self._store.update_resource(resource.id, state="creating", error=None)
+        host = self._workspace.router_host(resource.provider)
+        url = await host.start(
+            self._record.id,
+            await self._router_config([(SERVERLESS, serverless)]),
+            self._plan.request.port,
+            self._plan.request.public,
+        )
+        self._store.update_resource(resource.id, state="created", url=url, provider_id=self._record.id)
+        return url
+
+    async def _router_config(self, sides: list[tuple[str, Endpoint]]) -> dict[str, Any]:
+        return {
+            "backends": [await self._router_backend(role, endpoint) for role, endpoint in sides],
+            "api_key_sha256": [] if self._plan.request.public else [_sha256(self._key("api_key"))],
+            "admin_key_sha256": [_sha256(self._key("admin_key"))],
+        }
+
+    async def _router_backend(self, role: str, endpoint: Endpoint) -> dict[str, Any]:
+        auth = await self._backend(role).auth(endpoint.ref)
+        return {
+            "name": role,
+            "kind": role,
+            "url": endpoint.url,
+            "headers": dict(auth.headers),
+            "replicas_url": endpoint.replicas_url,
+            "price_per_hour_usd": self._by_role[role].price_per_hour_usd,
+        }
+
+    async def _join_spot(self, url: str, spot: Endpoint | None, until_spot: bool) -> None:
+        """Tell the router of the spot side, and wait for its first replica where asked to."""
+        if spot is None:
+            self._report.note("no spot GPUs for now; deploying the same name again tries once more")
+            return
+        serverless = await self._create(SERVERLESS, self._plan.serverless)
+        router = RouterClient(url, self._key("admin_key"))
+        sides = [(SERVERLESS, serverless), (SPOT, spot)]
+        await router.configure({"backends": [await self._router_backend(r, e) for r, e in sides]})
+        if not until_spot:
+            return
+        self._report.step("spot is booting; serverless answers meanwhile", 0.6)
+        while not (await router.health())["skyserve_ready"]:
+            status = await self._backend(SPOT).status(spot.ref)
+            if status.state in (State.FAILED, State.GONE):
+                self._store.update_resource(self._by_role[SPOT].id, error=status.detail)
+                self._report.note(f"spot {status.state}: {status.detail}; serverless carries the traffic")
+                return
+            await asyncio.sleep(POLL_S)
+        self._store.add_event(self._record.id, "spot is ready")
+        self._report.note("spot is ready and takes the traffic")
+
+    async def _first_answer(self, url: str, headers: dict[str, str]) -> None:
+        """Generate one token through the whole chain: an open port or a healthy `/health` proves nothing.
+
+        Raises EngineError when the provider says that the engine can't start, or nothing answered in time.
+        """
+        import httpx
+
+        backend, ref = self._backend(SERVERLESS), resource_ref(self._by_role[SERVERLESS])
+        body = {
+            "model": self._plan.request.model,
+            "messages": [{"role": "user", "content": "Hi"}],
+            "max_tokens": 1,
+        }
+        end = time.monotonic() + ANSWER_TIMEOUT_S
+        said = "nothing"
+        async with httpx.AsyncClient(timeout=ANSWER_TIMEOUT_S, trust_env=False) as client:
+            while True:
+                asked = asyncio.create_task(
+                    client.post(f"{url}/v1/chat/completions", json=body, headers=headers)
+                )
+                try:
+                    while not asked.done():
+                        await asyncio.wait({asked}, timeout=POLL_S)
+                        status = await backend.status(ref)
+                        if status.state in (State.FAILED, State.GONE):
+                            raise EngineError(
+                                f"the engine for {self._plan.request.model} can't start: {status.detail}",
+                                "see the engine's own words above; check --model, --engine-cmd and its memory",
+                            )
+                        if time.monotonic() > end:
+                            raise EngineError(
+                                f"no answer within {ANSWER_TIMEOUT_S} s; the last try got {said}",
+                                f"`tuna logs --service-name {self._record.name}` has the engine's words",
+                            )
+                finally:
+                    if not asked.done():
+                        asked.cancel()
+                        with contextlib.suppress(asyncio.CancelledError):
+                            await asked
+                try:
+                    answer = asked.result()
+                except httpx.HTTPError as e:
+                    said = type(e).__name__
+                else:
+                    if answer.status_code == 200 and answer.json().get("choices"):
+                        return
+                    said = f"{answer.status_code}: {answer.text[:200]}"
+                    if answer.status_code in (400, 404, 422):
+                        raise EngineError(
+                            f"the engine refuses {self._plan.request.model}: {said}",
+                            "the engine must serve the model under the name given with --model",
+                        )
+                await asyncio.sleep(POLL_S)
+
+    def _backend(self, role: str) -> Backend:
+        return self._workspace.backend(self._resource(role).provider)
+
+    def _resource(self, role: str) -> ResourceRecord:
+        return self._by_role[role]
+
+    def _key(self, name: str) -> str:
+        key = self._workspace.secrets.get(self._record.id, name)
+        if key is None:
+            key = new_key()
+            self._workspace.secrets.put(self._record.id, name, key)
+        return key
+
+
+def _sha256(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
