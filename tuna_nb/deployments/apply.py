@@ -45,14 +45,22 @@ async def apply(
         record = store.add_deployment(
             name, plan.request.to_json(), plan.to_json(), plan.records(), plan.deployment_id
         )
-    running = _Apply(workspace, plan, record, report)
+    attempt = _Apply(workspace, plan, record, report)
+    served_before = record.endpoint_url is not None
     try:
-        await running.build(until_spot)
+        await attempt.build(until_spot)
     except asyncio.CancelledError:
-        await running.undo("destroyed", "cancelled")
+        if served_before:
+            raise CancelledError(f"{name}: stopped waiting; the deployment goes on",
+                                 f"`tuna destroy --service-name {name}` ends it") from None
+        await attempt.undo("destroyed", "cancelled")
         raise CancelledError(f"{name}: deploy was cancelled; everything it had created is gone") from None
     except TunaError as e:
-        await running.undo("failed", e.message)
+        # What has served before is somebody's endpoint: a repair that fails must not take it down.
+        if served_before:
+            store.update_deployment(record.id, state="running", error=e.message)
+        else:
+            await attempt.undo("failed", e.message)
         raise
     return store.deployment(name)
 
@@ -69,6 +77,7 @@ class _Apply:
         self._record = record
         self._report = report
         self._by_role = {r.role: r for r in self._store.resources(record.id)}
+        self._sides: list[tuple[str, Endpoint]] = []
 
     async def build(self, until_spot: bool) -> None:
         self._store.update_deployment(self._record.id, state="deploying", error=None)
@@ -112,12 +121,13 @@ class _Apply:
         request = self._plan.request
         self._report.step(f"serverless on {request.serverless_provider}", 0.1)
         serverless = await self._create(SERVERLESS, self._plan.serverless)
+        self._sides = [(SERVERLESS, serverless)]
         if self._plan.router_host is None:
             url = serverless.url
             headers = dict((await self._backend(SERVERLESS).auth(serverless.ref)).headers)
         else:
             self._report.step("router", 0.3)
-            url = await self._start_router(serverless)
+            url = await self._start_router()
             headers = {"Authorization": f"Bearer {self._key('api_key')}"}
         self._report.step("first answer", 0.4)
         await self._first_answer(url, headers)
@@ -146,22 +156,22 @@ class _Apply:
             return None
         return endpoint
 
-    async def _start_router(self, serverless: Endpoint) -> str:
+    async def _start_router(self) -> str:
         resource = self._by_role[ROUTER]
         self._store.update_resource(resource.id, state="creating", error=None)
         host = self._workspace.router_host(resource.provider)
         url = await host.start(
             self._record.id,
-            await self._router_config([(SERVERLESS, serverless)]),
+            await self._router_config(),
             self._plan.request.port,
             self._plan.request.public,
         )
         self._store.update_resource(resource.id, state="created", url=url, provider_id=self._record.id)
         return url
 
-    async def _router_config(self, sides: list[tuple[str, Endpoint]]) -> dict[str, Any]:
+    async def _router_config(self) -> dict[str, Any]:
         return {
-            "backends": [await self._router_backend(role, endpoint) for role, endpoint in sides],
+            "backends": [await self._router_backend(role, endpoint) for role, endpoint in self._sides],
             "api_key_sha256": [] if self._plan.request.public else [_sha256(self._key("api_key"))],
             "admin_key_sha256": [_sha256(self._key("admin_key"))],
         }
@@ -179,13 +189,13 @@ class _Apply:
 
     async def _join_spot(self, url: str, spot: Endpoint | None, until_spot: bool) -> None:
         """Tell the router of the spot side, and wait for its first replica where asked to."""
+        if spot is not None:
+            self._sides.append((SPOT, spot))
+        router = RouterClient(url, self._key("admin_key"))
+        await router.configure({"backends": [await self._router_backend(r, e) for r, e in self._sides]})
         if spot is None:
             self._report.note("no spot GPUs for now; deploying the same name again tries once more")
             return
-        serverless = await self._create(SERVERLESS, self._plan.serverless)
-        router = RouterClient(url, self._key("admin_key"))
-        sides = [(SERVERLESS, serverless), (SPOT, spot)]
-        await router.configure({"backends": [await self._router_backend(r, e) for r, e in sides]})
         if not until_spot:
             return
         self._report.step("spot is booting; serverless answers meanwhile", 0.6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from tuna_nb.backends.base import Kind, Ref
@@ -13,6 +14,14 @@ from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import TunaError
 from tuna_nb.jobs import Report
 from tuna_nb.store import DeploymentRecord, ResourceRecord, UsageRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """names: of the deployments and orphans that are gone now. note: why there were none."""
+
+    names: tuple[str, ...]
+    note: str = ""
 
 
 def resource_ref(resource: ResourceRecord) -> Ref:

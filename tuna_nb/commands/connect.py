@@ -1,0 +1,19 @@
+"""`connect`: a client bound to a deployment's endpoint and key."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from tuna_nb.commands.context import Context
+from tuna_nb.deployments.connection import Connection, connection
+from tuna_nb.errors import UsageError
+
+
+async def connect(options: Namespace, context: Context) -> Connection:
+    if (options.as_ is None) != (options.variable is None):
+        raise UsageError(
+            f"connect {options.name} as ...: the variable is missing", f"write: connect {options.name} as client"
+        )
+    if options.variable is not None and not options.variable.isidentifier():
+        raise UsageError(f"{options.variable!r} is not a variable name", f"write: connect {options.name} as client")
+    return await connection(context.workspace, context.workspace.store.deployment(options.name))

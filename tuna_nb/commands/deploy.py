@@ -1,0 +1,106 @@
+"""`deploy`: from flags and policy to a running deployment."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from tuna_nb.commands.context import Context
+from tuna_nb.deployments import scaling
+from tuna_nb.deployments.apply import apply
+from tuna_nb.deployments.plan import DeploymentPlan, new_id, plan
+from tuna_nb.deployments.request import DeployRequest, new_name
+from tuna_nb.deployments.status import DeploymentStatus, status
+from tuna_nb.deployments.tracking import tracked
+from tuna_nb.errors import ConflictError, RequestError, UsageError
+from tuna_nb.jobs import Report, Work
+
+PROVIDER_FLAGS = (
+    "gcp_project", "gcp_region", "azure_subscription", "azure_resource_group", "azure_region", "azure_environment",
+)
+
+
+async def deploy(options: Namespace, context: Context) -> Work | DeploymentPlan:
+    """Everything that can be wrong with the request is said here, before a job exists.
+
+    The same request again re-attaches: to the job under way, or to what an interrupted one had made.
+    """
+    workspace = context.workspace
+    request = read_request(options, context.cell)
+    live = None if options.dry_run else workspace.store.live_deployment(request.service_name)
+    planned = await plan(workspace, request, live.id if live else new_id())
+    if options.dry_run:
+        return planned
+    if live is not None and not _same(DeployRequest.from_json(live.request), planned.request):
+        raise ConflictError(
+            f"{live.name} exists with another model, GPU or setting ({live.state})",
+            f"choose another --service-name, or `tuna destroy --service-name {live.name}` first",
+        )
+    name = request.service_name
+
+    async def build(report: Report) -> DeploymentStatus:
+        worst = planned.worst_case_usd_per_hour
+        report.fact("worst case", "unknown" if worst is None else f"${worst:.2f} per hour")
+        record = await apply(workspace, planned, report, until_spot=context.until_spot or options.wait)
+        return await status(workspace, record)
+
+    return Work(name, "deploy", lambda report: tracked(workspace, name, "deploy", report, build))
+
+
+def read_request(options: Namespace, cell: str | None) -> DeployRequest:
+    """Options and policy to a request: defaults, then file or cell, then flags. Raises UsageError."""
+    if options.scaling_policy and cell is not None:
+        raise UsageError("the policy is given twice, in the cell and by --scaling-policy", "keep one of them")
+    policy: dict[str, dict[str, float | int]] = {}
+    if options.scaling_policy:
+        policy = scaling.parse(_read(options.scaling_policy), options.scaling_policy)
+    elif cell is not None:
+        policy = scaling.parse(cell, "cell", first_line=2)
+    serverless, spot = scaling.merge(
+        policy,
+        concurrency=options.concurrency,
+        workers_max=options.workers_max,
+        no_scale_to_zero=options.no_scale_to_zero,
+    )
+    settings = {flag: getattr(options, flag) for flag in PROVIDER_FLAGS if getattr(options, flag) is not None}
+    for pair in options.option:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--option {pair!r} has no value", "write --option KEY=VALUE")
+        settings[key.replace("-", "_")] = value
+    if options.serverless_only and (options.spots_cloud or options.region):
+        raise RequestError("--serverless-only has no spot side", "leave out --spots-cloud and --region")
+    return DeployRequest(
+        service_name=options.service_name or new_name(),
+        model=options.model,
+        gpu=options.gpu,
+        gpu_count=options.gpu_count,
+        serverless_provider=options.serverless_provider,
+        spots_cloud=options.spots_cloud,
+        region=options.region,
+        tp_size=options.tp_size,
+        max_model_len=options.max_model_len,
+        cold_start_mode=options.cold_start_mode,
+        serverless=serverless,
+        spot=spot,
+        serverless_only=options.serverless_only,
+        public=options.public,
+        router_host="vm" if options.use_different_vm_for_lb else "process",
+        port=options.port,
+        engine_cmd=options.engine_cmd,
+        options=settings,
+    )
+
+
+def _same(recorded: DeployRequest, asked: DeployRequest) -> bool:
+    from tuna_nb.store import jsonable
+
+    return bool(jsonable(recorded.to_json()) == jsonable(asked.to_json()))
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).expanduser().read_text()
+    except (OSError, UnicodeDecodeError) as e:
+        why = e.strerror if isinstance(e, OSError) else "not UTF-8 text"
+        raise UsageError(f"can't read the scaling policy {path}: {why}", "give the path of a YAML file") from e

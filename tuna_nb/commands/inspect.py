@@ -1,0 +1,89 @@
+"""`status`, `list`, `logs`: looking, changing nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from argparse import Namespace
+from collections.abc import AsyncIterator
+from typing import Any
+
+from tuna_nb.backends.base import LogLine
+from tuna_nb.commands.context import Context
+from tuna_nb.deployments import reconcile
+from tuna_nb.deployments.destroy import resource_ref
+from tuna_nb.deployments.plan import ROUTER
+from tuna_nb.deployments.status import DeploymentStatus, Fleet, LogStream
+from tuna_nb.deployments.status import status as status_of
+from tuna_nb.errors import TunaError
+from tuna_nb.store import ACTIVE
+
+
+async def status(options: Namespace, context: Context) -> DeploymentStatus:
+    workspace = context.workspace
+    return await status_of(workspace, workspace.store.deployment(options.service_name))
+
+
+async def list_(options: Namespace, context: Context) -> Fleet:
+    """Deployments as they are, and anything at a provider that none of them owns."""
+    workspace = context.workspace
+    wanted = {None: (*ACTIVE,), "active": ACTIVE, "destroyed": ("destroyed",), "failed": ("failed",)}
+    records = workspace.store.deployments(wanted[options.status])
+    if options.status == "active":
+        records = [r for r in records if r.destroyed_at is None]
+    rows = await asyncio.gather(*(status_of(workspace, r) for r in records))
+    if options.status in ("destroyed", "failed"):
+        return Fleet(tuple(rows))
+    found = await reconcile.orphans(workspace)
+    return Fleet(
+        tuple(rows),
+        tuple((o.provider, o.role, o.name) for o in found.found),
+        found.unasked,
+    )
+
+
+async def logs(options: Namespace, context: Context) -> LogStream:
+    workspace = context.workspace
+    record = workspace.store.deployment(options.service_name)
+    since = None if options.since is None else time.time() - options.since
+    streams: list[tuple[str, AsyncIterator[LogLine]]] = []
+    for resource in workspace.store.resources(record.id):
+        if options.role not in (None, resource.role) or resource.state in ("planned", "gone"):
+            continue
+        if resource.role == ROUTER:
+            streams.append((ROUTER, workspace.router_host(resource.provider).logs(record.id, options.follow)))
+        else:
+            backend = workspace.backend(resource.provider)
+            streams.append((resource.role, backend.logs(resource_ref(resource), since, options.follow)))
+    return LogStream(_merge(streams, options.follow))
+
+
+async def _merge(
+    streams: list[tuple[str, AsyncIterator[LogLine]]], follow: bool
+) -> AsyncIterator[tuple[str, LogLine]]:
+    """One stream after the other, or as they come when following."""
+    if not follow:
+        for role, stream in streams:
+            async for line in stream:
+                yield role, line
+        return
+    queue: asyncio.Queue[Any] = asyncio.Queue(1000)
+
+    async def pump(role: str, stream: AsyncIterator[LogLine]) -> None:
+        try:
+            async for line in stream:
+                await queue.put((role, line))
+        except TunaError as e:
+            await queue.put(e)
+
+    pumps = [asyncio.create_task(pump(*s)) for s in streams]
+    try:
+        while pumps:
+            item = await queue.get()
+            if isinstance(item, TunaError):
+                raise item
+            yield item
+    finally:
+        for task in pumps:
+            task.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)

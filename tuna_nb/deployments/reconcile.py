@@ -1,0 +1,69 @@
+"""Finding what the records don't know: resources at the providers, and routers here, without a deployment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tuna_nb.backends import registry
+from tuna_nb.backends.base import Ref
+from tuna_nb.deployments.workspace import Workspace
+from tuna_nb.errors import BackendError
+from tuna_nb.jobs import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """Something that carries our mark and belongs to no live deployment of this store.
+
+    ref: at a provider; None for a router, found by its deployment id. ours: whether this store once recorded
+    the deployment; otherwise it may belong to another store, and is removed only when that is asked for.
+    """
+
+    provider: str
+    role: str
+    name: str
+    deployment_id: str | None
+    ours: bool
+    ref: Ref | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Orphans:
+    """unasked: providers that could not be listed, with the reason; nothing is known of theirs."""
+
+    found: tuple[Orphan, ...]
+    unasked: tuple[tuple[str, str], ...]
+
+
+async def orphans(workspace: Workspace, router_hosts: tuple[str, ...] = ("process",)) -> Orphans:
+    """List every provider that is installed, and hold the answers against the records."""
+    records = workspace.store.deployments()
+    live = {r.id for r in records if r.destroyed_at is None}
+    known = {r.id for r in records}
+    found: list[Orphan] = []
+    unasked: list[tuple[str, str]] = []
+    for name in registry.names():
+        try:
+            refs = await workspace.backend(name).list_owned()
+        except BackendError as e:
+            unasked.append((name, e.message))
+            continue
+        found += [
+            Orphan(name, ref.kind.value, ref.name, ref.deployment_id, ref.deployment_id in known, ref)
+            for ref in refs
+            if ref.deployment_id not in live
+        ]
+    for name in router_hosts:
+        for deployment_id in await workspace.router_host(name).list_owned():
+            if deployment_id not in live:
+                found.append(Orphan(name, "router", deployment_id, deployment_id, deployment_id in known))
+    return Orphans(tuple(found), tuple(unasked))
+
+
+async def remove(workspace: Workspace, orphan: Orphan, report: Report) -> None:
+    """Destroy it, verified. Raises BackendError or RouterError."""
+    report.note(f"removing {orphan.role} {orphan.name}, which no deployment owns")
+    if orphan.ref is not None:
+        await workspace.backend(orphan.provider).destroy(orphan.ref)
+    elif orphan.deployment_id is not None:
+        await workspace.router_host(orphan.provider).stop(orphan.deployment_id)

@@ -1,0 +1,280 @@
+"""The one grammar: magic, terminal, completion and help are all read off this argparse tree.
+
+Pure and light: nothing here runs a verb. A verb names its command as text, so that building the tree imports
+no command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from tuna_nb.errors import UsageError, did_you_mean, nearest
+
+
+class HelpShown(Exception):  # noqa: N818 - a way out of the parser, not a failure
+    """`--help` was asked for; `text` is the help."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that never prints and never exits: errors are UsageError with the nearest right word."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        hint = f"`{self.prog} --help` shows what it takes"
+        choice = re.search(r"invalid choice: '?([^' ]*)'? \(choose from (.*)\)", message)
+        if choice:
+            hint = did_you_mean(choice[1], [w.strip(" '") for w in choice[2].split(",")])
+            message = re.sub(r" \(choose from .*\)", "", message)
+        unknown = re.search(r"unrecognized arguments: (\S+)", message)
+        if unknown:
+            message = f"unknown argument {unknown[1]!r}"
+            if close := nearest(unknown[1].partition("=")[0], self.option_strings()):
+                hint = f"did you mean {close}?"
+        raise UsageError(f"{self.prog}: {message}", hint)
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        raise UsageError(message or f"{self.prog} ended with {status}")
+
+    def print_help(self, file: Any = None) -> NoReturn:
+        raise HelpShown(self.format_help())
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known, extra = super().parse_known_args(args, namespace)
+        if extra:
+            # Here and not at the root, so that the error names the verb and knows its flags.
+            self.error("unrecognized arguments: " + " ".join(extra))
+        return known, extra
+
+    def option_strings(self) -> list[str]:
+        return [o for a in self._actions for o in a.option_strings if o.startswith("--")]
+
+    def subcommands(self) -> dict[str, Parser]:
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                return dict(action.choices)
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """A verb: `handler` is "module:function" of its command; `arguments` adds its flags to a parser.
+
+    cell: whether `%%tuna` may give it a cell body.
+    """
+
+    name: str
+    help: str
+    handler: str
+    arguments: Callable[[Parser], None]
+    cell: bool = False
+
+
+def _service_name(p: Parser, required: bool = True) -> None:
+    p.add_argument("--service-name", required=required, metavar="NAME", help="which deployment")
+
+
+def _deploy(p: Parser) -> None:
+    p.add_argument("--model", required=True, help="Hugging Face model id, e.g. Qwen/Qwen3-0.6B")
+    p.add_argument("--gpu", required=True, help="GPU type, e.g. L4, L40S, A100, H100")
+    p.add_argument("--gpu-count", type=int, default=1, metavar="N", help="GPUs per replica (default 1)")
+    p.add_argument("--serverless-provider", metavar="NAME", help="default: the cheapest that sells the GPU")
+    p.add_argument("--spots-cloud", metavar="NAME", help="cloud of the spot GPUs")
+    p.add_argument("--region", help="region of the spot GPUs")
+    p.add_argument("--tp-size", type=int, default=1, metavar="N", help="tensor parallel degree (default 1)")
+    p.add_argument("--max-model-len", type=int, default=4096, metavar="TOKENS", help="context window (default 4096)")
+    p.add_argument("--concurrency", type=int, metavar="N", help="requests at once per serverless container")
+    p.add_argument("--workers-max", type=int, metavar="N", help="most serverless containers")
+    p.add_argument(
+        "--cold-start-mode", choices=["fast_boot", "no_fast_boot"], default="fast_boot",
+        help="fast_boot starts sooner at lower throughput (default)",
+    )
+    p.add_argument("--no-scale-to-zero", action="store_true", help="keep at least one spot replica")
+    p.add_argument("--scaling-policy", metavar="FILE", help="YAML with the sections spot: and serverless:")
+    p.add_argument("--service-name", metavar="NAME", help="default: a new name like tuna-a3f8c21b")
+    p.add_argument("--serverless-only", action="store_true", help="no spot, no router")
+    p.add_argument("--public", action="store_true", help="no key needed: anyone who reaches it may use it")
+    p.add_argument("--use-different-vm-for-lb", action="store_true", help="run the router on a VM of its own")
+    p.add_argument("--port", type=int, metavar="N", help="port of the router on this machine (default: a free one)")
+    p.add_argument(
+        "--engine-cmd", metavar="COMMAND",
+        help="serve with this command instead, e.g. 'vllm serve {model} --port {port}'",
+    )
+    p.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="a provider's own setting; repeatable"
+    )
+    for flag, text in (
+        ("--gcp-project", "Google Cloud project"),
+        ("--gcp-region", "Google Cloud region, e.g. us-central1"),
+        ("--azure-subscription", "Azure subscription"),
+        ("--azure-resource-group", "Azure resource group"),
+        ("--azure-region", "Azure region, e.g. eastus"),
+        ("--azure-environment", "Container Apps environment to reuse"),
+    ):
+        p.add_argument(flag, metavar="ID", help=text)
+    p.add_argument("--dry-run", action="store_true", help="show what would be created and its price; create nothing")
+    p.add_argument("--wait", action="store_true", help="return when the first spot replica is ready")
+
+
+def _destroy(p: Parser) -> None:
+    which = p.add_mutually_exclusive_group(required=True)
+    which.add_argument("--service-name", metavar="NAME", help="which deployment")
+    which.add_argument("--all", action="store_true", help="every deployment of this store")
+    which.add_argument(
+        "--orphans", action="store_true",
+        help="everything with Tuna's mark that no deployment of this store owns, another store's included",
+    )
+    p.add_argument("--wait", action="store_true", help="return when all is gone")
+
+
+def _status(p: Parser) -> None:
+    _service_name(p)
+
+
+def _list(p: Parser) -> None:
+    p.add_argument("--status", choices=["active", "destroyed", "failed"], help="only these; default: all but destroyed")
+
+
+def _cost(p: Parser) -> None:
+    _service_name(p)
+
+
+def _check(p: Parser) -> None:
+    p.add_argument("--provider", metavar="NAME", help="default: every provider that is installed")
+    p.add_argument("--engine-cmd", metavar="COMMAND", help="also check that this engine's program is here")
+
+
+def _logs(p: Parser) -> None:
+    _service_name(p)
+    p.add_argument("--role", choices=["serverless", "spot", "router"], help="default: all three")
+    p.add_argument("--since", type=float, metavar="SECONDS", help="only lines of the last SECONDS")
+    p.add_argument("--follow", "-f", action="store_true", help="go on until interrupted")
+
+
+def _demo(p: Parser) -> None:
+    p.add_argument("--requests", type=int, default=240, metavar="N", help="streamed requests to send (default 240)")
+    p.add_argument("--keep", action="store_true", help="leave the deployment running at the end")
+
+
+def _jobs(p: Parser) -> None:
+    p.add_argument("name", nargs="?", help="one job; in a notebook `job = %%tuna jobs NAME` can be awaited")
+    p.add_argument("--all", action="store_true", help="ended ones too")
+
+
+def _cancel(p: Parser) -> None:
+    p.add_argument("name", help="the job's name, as `jobs` shows it")
+
+
+def _connect(p: Parser) -> None:
+    p.add_argument("name", help="which deployment")
+    p.add_argument("as_", nargs="?", choices=["as"], metavar="as", help="then the variable to bind, in a notebook")
+    p.add_argument("variable", nargs="?", metavar="VARIABLE", help="gets an openai.OpenAI for the endpoint")
+    p.add_argument("--env", action="store_true", help="terminal: print export lines with the key, for eval")
+
+
+def _local(p: Parser) -> None:
+    sub = p.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
+    preempt = sub.add_parser("preempt", help="take a spot replica away")
+    _service_name(preempt)
+    preempt.add_argument("--notice", type=float, metavar="SECONDS", help="default: the deployment's own; 0 for none")
+    preempt.add_argument("--replica", metavar="ID", help="default: the oldest that serves")
+    bill = sub.add_parser("bill", help="the local cloud's own bill")
+    bill.add_argument("--service-name", metavar="NAME", help="default: everything")
+    for verb in (preempt, bill):
+        _everywhere(verb)
+
+
+def _everywhere(p: Parser) -> None:
+    p.add_argument("-o", "--output", choices=["table", "json"], default="table", help="terminal: how to print")
+    p.add_argument("--out", metavar="VARIABLE", help="notebook: store the result under this name")
+    p.add_argument("-v", "--verbose", action="store_true", help="details, and the traceback of an error")
+
+
+_COMMANDS = "tuna_nb.commands."
+VERBS = (
+    Verb("deploy", "deploy a model across serverless and spot", _COMMANDS + "deploy:deploy", _deploy, cell=True),
+    Verb("destroy", "take a deployment down, verified", _COMMANDS + "destroy:destroy", _destroy),
+    Verb("status", "what is really there", _COMMANDS + "inspect:status", _status),
+    Verb("list", "all deployments", _COMMANDS + "inspect:list_", _list),
+    Verb("cost", "what a deployment has cost, and costs now", _COMMANDS + "cost:cost", _cost),
+    Verb("check", "what a provider still needs", _COMMANDS + "check:check", _check),
+    Verb("logs", "what engines and router say", _COMMANDS + "inspect:logs", _logs),
+    Verb("connect", "a client for a deployment's endpoint", _COMMANDS + "connect:connect", _connect),
+    Verb("jobs", "long work under way, in any process", _COMMANDS + "jobs:jobs", _jobs),
+    Verb("cancel", "stop a job and undo what it made", _COMMANDS + "jobs:cancel", _cancel),
+    Verb("local", "this machine's own cloud: preempt, bill", _COMMANDS + "local:local", _local),
+    Verb("demo", "the whole story on this machine, no account needed", _COMMANDS + "demo:demo", _demo),
+)
+BY_NAME = {v.name: v for v in VERBS}
+
+SHORT_HELP = """\
+Deploy an open model behind one endpoint: spot prices, serverless answers.
+
+  {0} deploy --model Qwen/Qwen3-0.6B --gpu L4 --service-name my-first
+  {0} status --service-name my-first       what is really there
+  {0} cost --service-name my-first         what it has cost, and costs now
+  {0} list                                 everything that may cost money
+  {0} destroy --service-name my-first      take it down, verified
+
+{0} --help lists every verb; {0} deploy --help every flag."""
+
+
+def build(prog: str = "tuna") -> Parser:
+    """The tree. prog: how the user starts it: `tuna` or `%tuna`."""
+    from tuna_nb import __version__
+
+    parser = Parser(prog=prog, description="Open models behind one endpoint: spot prices, serverless answers.")
+    parser.add_argument("--version", action="store_true", help="show the version")
+    parser.set_defaults(version_text=f"tuna {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
+    for verb in VERBS:
+        sub = verbs.add_parser(verb.name, help=verb.help, description=verb.help[0].upper() + verb.help[1:] + ".")
+        verb.arguments(sub)
+        if verb.name != "local":
+            _everywhere(sub)
+    return parser
+
+
+def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
+    """Raises UsageError, or HelpShown for `--help`, `--version` and no words at all."""
+    if not words:
+        raise HelpShown(SHORT_HELP.format(parser.prog))
+    if "--version" in words[:1]:
+        raise HelpShown(str(parser.get_default("version_text")))
+    options = parser.parse_args(list(words))
+    if options.verb is None:
+        raise HelpShown(SHORT_HELP.format(parser.prog))
+    return options
+
+
+def suggestions(parser: Parser, words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(text, kind) of what may follow the finished words; kind is verb, flag or value."""
+    used: set[str] = set()
+    pending: argparse.Action | None = None
+    for word in words:
+        if pending is not None:
+            pending = None
+        elif word.startswith("-"):
+            used.add(word)
+            action = parser._option_string_actions.get(word)
+            pending = action if action is not None and action.nargs != 0 else None
+        elif word in parser.subcommands():
+            parser = parser.subcommands()[word]
+    if pending is not None:
+        if pending.dest == "gpu":
+            from tuna_nb.catalog.gpus import GPUS
+
+            yield from ((g.name, "value") for g in GPUS)
+        yield from ((str(c), "value") for c in pending.choices or ())
+        return
+    yield from ((name, "verb") for name in parser.subcommands())
+    yield from ((flag, "flag") for flag in parser.option_strings() if flag not in used)
