@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from tuna_nb.errors import UsageError, did_you_mean, nearest
 
 
-class HelpShown(Exception):  # noqa: N818 - a way out of the parser, not a failure
+class HelpShown(Exception):
     """`--help` was asked for; `text` is the help."""
 
     def __init__(self, text: str) -> None:
@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
     """argparse that never prints and never exits: errors are UsageError with the nearest right word."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+        super().__init__(*args, **kwargs | {"allow_abbrev": False})
 
     def error(self, message: str) -> NoReturn:
         hint = f"`{self.prog} --help` shows what it takes"
@@ -91,11 +91,15 @@ def _deploy(p: Parser) -> None:
     p.add_argument("--spots-cloud", metavar="NAME", help="cloud of the spot GPUs")
     p.add_argument("--region", help="region of the spot GPUs")
     p.add_argument("--tp-size", type=int, default=1, metavar="N", help="tensor parallel degree (default 1)")
-    p.add_argument("--max-model-len", type=int, default=4096, metavar="TOKENS", help="context window (default 4096)")
+    p.add_argument(
+        "--max-model-len", type=int, default=4096, metavar="TOKENS", help="context window (default 4096)"
+    )
     p.add_argument("--concurrency", type=int, metavar="N", help="requests at once per serverless container")
     p.add_argument("--workers-max", type=int, metavar="N", help="most serverless containers")
     p.add_argument(
-        "--cold-start-mode", choices=["fast_boot", "no_fast_boot"], default="fast_boot",
+        "--cold-start-mode",
+        choices=["fast_boot", "no_fast_boot"],
+        default="fast_boot",
         help="fast_boot starts sooner at lower throughput (default)",
     )
     p.add_argument("--no-scale-to-zero", action="store_true", help="keep at least one spot replica")
@@ -106,7 +110,8 @@ def _deploy(p: Parser) -> None:
     p.add_argument("--use-different-vm-for-lb", action="store_true", help="run the router on a VM of its own")
     p.add_argument("--port", type=int, metavar="N", help="port of the router on this machine (default: a free one)")
     p.add_argument(
-        "--engine-cmd", metavar="COMMAND",
+        "--engine-cmd",
+        metavar="COMMAND",
         help="serve with this command instead, e.g. 'vllm serve {model} --port {port}'",
     )
     p.add_argument(
@@ -121,7 +126,9 @@ def _deploy(p: Parser) -> None:
         ("--azure-environment", "Container Apps environment to reuse"),
     ):
         p.add_argument(flag, metavar="ID", help=text)
-    p.add_argument("--dry-run", action="store_true", help="show what would be created and its price; create nothing")
+    p.add_argument(
+        "--dry-run", action="store_true", help="show what would be created and its price; create nothing"
+    )
     p.add_argument("--wait", action="store_true", help="return when the first spot replica is ready")
 
 
@@ -130,7 +137,8 @@ def _destroy(p: Parser) -> None:
     which.add_argument("--service-name", metavar="NAME", help="which deployment")
     which.add_argument("--all", action="store_true", help="every deployment of this store")
     which.add_argument(
-        "--orphans", action="store_true",
+        "--orphans",
+        action="store_true",
         help="everything with Tuna's mark that no deployment of this store owns, another store's included",
     )
     p.add_argument("--wait", action="store_true", help="return when all is gone")
@@ -141,7 +149,9 @@ def _status(p: Parser) -> None:
 
 
 def _list(p: Parser) -> None:
-    p.add_argument("--status", choices=["active", "destroyed", "failed"], help="only these; default: all but destroyed")
+    p.add_argument(
+        "--status", choices=["active", "destroyed", "failed"], help="only these; default: all but destroyed"
+    )
 
 
 def _cost(p: Parser) -> None:
@@ -185,7 +195,9 @@ def _local(p: Parser) -> None:
     sub = p.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
     preempt = sub.add_parser("preempt", help="take a spot replica away")
     _service_name(preempt)
-    preempt.add_argument("--notice", type=float, metavar="SECONDS", help="default: the deployment's own; 0 for none")
+    preempt.add_argument(
+        "--notice", type=float, metavar="SECONDS", help="default: the deployment's own; 0 for none"
+    )
     preempt.add_argument("--replica", metavar="ID", help="default: the oldest that serves")
     bill = sub.add_parser("bill", help="the local cloud's own bill")
     bill.add_argument("--service-name", metavar="NAME", help="default: everything")

@@ -192,7 +192,11 @@ class Store:
     # -- deployments ------------------------------------------------------------------------------------
 
     def add_deployment(
-        self, name: str, request: dict[str, Any], plan: dict[str, Any], resources: Iterable[dict[str, Any]],
+        self,
+        name: str,
+        request: dict[str, Any],
+        plan: dict[str, Any],
+        resources: Iterable[dict[str, Any]],
         deployment_id: str,
     ) -> DeploymentRecord:
         """Record a deployment and every resource it will need, in one transaction, before any is created.
@@ -208,21 +212,29 @@ class Store:
                     f"{name}: a deployment of that name exists ({row.state})",
                     f"choose another --service-name, or `tuna destroy --service-name {name}` first",
                 )
-            c.execute(_deployments.insert().values(
-                id=deployment_id, name=name, state="deploying", request=request, plan=plan,
-                created_at=now, updated_at=now,
-            ))
+            c.execute(
+                _deployments.insert().values(
+                    id=deployment_id,
+                    name=name,
+                    state="deploying",
+                    request=request,
+                    plan=plan,
+                    created_at=now,
+                    updated_at=now,
+                )
+            )
             for r in resources:
-                c.execute(_resources.insert().values(
-                    deployment_id=deployment_id, state="planned", created_at=now, **r
-                ))
+                c.execute(
+                    _resources.insert().values(deployment_id=deployment_id, state="planned", created_at=now, **r)
+                )
         return self.deployment(name)
 
     def deployment(self, name: str) -> DeploymentRecord:
         """The live deployment of that name, else the last destroyed one. Raises NotFoundError."""
         with self._read() as c:
             row = c.execute(
-                sa.select(_deployments).where(_deployments.c.name == name)
+                sa.select(_deployments)
+                .where(_deployments.c.name == name)
                 .order_by(_deployments.c.destroyed_at.is_not(None), _deployments.c.created_at.desc())
             ).first()
             if row is None:
@@ -251,15 +263,19 @@ class Store:
     def update_deployment(self, deployment_id: str, **values: Any) -> None:
         """Set columns of a deployment."""
         with self._write() as c:
-            c.execute(_deployments.update().where(_deployments.c.id == deployment_id)
-                      .values(updated_at=time.time(), **values))
+            c.execute(
+                _deployments.update()
+                .where(_deployments.c.id == deployment_id)
+                .values(updated_at=time.time(), **values)
+            )
 
     # -- resources --------------------------------------------------------------------------------------
 
     def resources(self, deployment_id: str) -> list[ResourceRecord]:
         with self._read() as c:
-            rows = c.execute(sa.select(_resources).where(_resources.c.deployment_id == deployment_id)
-                             .order_by(_resources.c.id))
+            rows = c.execute(
+                sa.select(_resources).where(_resources.c.deployment_id == deployment_id).order_by(_resources.c.id)
+            )
             return [_as(ResourceRecord, r) for r in rows]
 
     def update_resource(self, resource_id: int, **values: Any) -> None:
@@ -276,8 +292,9 @@ class Store:
     def events(self, deployment_id: str) -> list[tuple[float, str]]:
         """(Unix seconds, text), oldest first."""
         with self._read() as c:
-            rows = c.execute(sa.select(_events).where(_events.c.deployment_id == deployment_id)
-                             .order_by(_events.c.id))
+            rows = c.execute(
+                sa.select(_events).where(_events.c.deployment_id == deployment_id).order_by(_events.c.id)
+            )
             return [(r.at, r.text) for r in rows]
 
     def put_usage(self, intervals: Iterable[UsageRecord]) -> None:
@@ -294,8 +311,9 @@ class Store:
 
     def usage(self, resource_id: int) -> list[UsageRecord]:
         with self._read() as c:
-            rows = c.execute(sa.select(_usage).where(_usage.c.resource_id == resource_id)
-                             .order_by(_usage.c.started_at))
+            rows = c.execute(
+                sa.select(_usage).where(_usage.c.resource_id == resource_id).order_by(_usage.c.started_at)
+            )
             return [_as(UsageRecord, r) for r in rows]
 
     # -- jobs -------------------------------------------------------------------------------------------
@@ -314,14 +332,26 @@ class Store:
                         f"{name}: a {other.verb} is under way in process {other.pid} on {other.host}",
                         f"wait for it (`tuna jobs`), or `tuna cancel {name}`",
                     )
-                c.execute(_jobs.update().where(_jobs.c.id == other.id).values(
-                    state="interrupted", ended_at=time.time(), error="its process ended"
-                ))
+                c.execute(
+                    _jobs.update()
+                    .where(_jobs.c.id == other.id)
+                    .values(state="interrupted", ended_at=time.time(), error="its process ended")
+                )
             record = JobRecord(
-                id=uuid.uuid4().hex, name=name, verb=verb, deployment_id=deployment_id, state="running",
-                step="starting", fraction=0.0, host=socket.gethostname(), pid=os.getpid(),
-                pid_created_at=me.create_time(), cancel_requested=False, started_at=time.time(),
-                ended_at=None, error=None,
+                id=uuid.uuid4().hex,
+                name=name,
+                verb=verb,
+                deployment_id=deployment_id,
+                state="running",
+                step="starting",
+                fraction=0.0,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                pid_created_at=me.create_time(),
+                cancel_requested=False,
+                started_at=time.time(),
+                ended_at=None,
+                error=None,
             )
             c.execute(_jobs.insert().values(**{f.name: getattr(record, f.name) for f in fields(record)}))
         return record
@@ -355,7 +385,7 @@ class Store:
         except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ModuleNotFoundError) as e:
             raise StoreError(
                 f"TUNA_DATABASE_URL can't be used: {type(e).__name__}",
-                "it looks like postgresql+psycopg://user@host/name; `pip install 'tuna-nb[postgres]'` has the driver",
+                "write postgresql+psycopg://user@host/name; the driver is in `pip install 'tuna-nb[postgres]'`",
             ) from e
 
         @sa.event.listens_for(engine, "connect")

@@ -34,7 +34,12 @@ async def bill_of(workspace: Workspace, record: DeploymentRecord) -> Bill:
         usage = store.usage(resource.id) if resource.state == "gone" else await save_usage(workspace, resource)
         billed += [
             BilledTime(
-                resource.role, resource.provider, u.replica_id, u.started_at, u.ended_at, u.price_per_hour_usd,
+                resource.role,
+                resource.provider,
+                u.replica_id,
+                u.started_at,
+                u.ended_at,
+                u.price_per_hour_usd,
                 u.granularity_s,
             )
             for u in usage

@@ -16,7 +16,12 @@ from tuna_nb.errors import ConflictError, RequestError, UsageError
 from tuna_nb.jobs import Report, Work
 
 PROVIDER_FLAGS = (
-    "gcp_project", "gcp_region", "azure_subscription", "azure_resource_group", "azure_region", "azure_environment",
+    "gcp_project",
+    "gcp_region",
+    "azure_subscription",
+    "azure_resource_group",
+    "azure_region",
+    "azure_environment",
 )
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from tuna_nb.commands.context import Context
 from tuna_nb.deployments import reconcile
-from tuna_nb.deployments.destroy import Removed, destroy as take_down
+from tuna_nb.deployments.destroy import Removed
+from tuna_nb.deployments.destroy import destroy as take_down
 from tuna_nb.deployments.tracking import take_over, tracked
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import BackendError, TunaError
@@ -86,4 +87,6 @@ def _combined(failed: Sequence[TunaError]) -> TunaError:
     first = failed[0]
     if len(failed) == 1:
         return first
-    return TunaError(f"{first.message} (and {len(failed) - 1} more failed)", first.hint or "`tuna list` shows the rest")
+    return TunaError(
+        f"{first.message} (and {len(failed) - 1} more failed)", first.hint or "`tuna list` shows the rest"
+    )

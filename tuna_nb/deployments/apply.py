@@ -51,8 +51,9 @@ async def apply(
         await attempt.build(until_spot)
     except asyncio.CancelledError:
         if served_before:
-            raise CancelledError(f"{name}: stopped waiting; the deployment goes on",
-                                 f"`tuna destroy --service-name {name}` ends it") from None
+            raise CancelledError(
+                f"{name}: stopped waiting; the deployment goes on", f"`tuna destroy --service-name {name}` ends it"
+            ) from None
         await attempt.undo("destroyed", "cancelled")
         raise CancelledError(f"{name}: deploy was cancelled; everything it had created is gone") from None
     except TunaError as e:
@@ -103,9 +104,7 @@ class _Apply:
         record = self._store.live_deployment(self._record.name)
         if record is None:
             return
-        task = asyncio.create_task(
-            destroy(self._workspace, record, self._report, final_state=state, error=why)
-        )
+        task = asyncio.create_task(destroy(self._workspace, record, self._report, final_state=state, error=why))
         while not task.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait({task})
@@ -138,9 +137,7 @@ class _Apply:
         backend = self._backend(role)
         self._store.update_resource(resource.id, state="creating", error=None)
         endpoint = await backend.deploy(plan, lambda text, _fraction: self._report.note(f"{role}: {text}"))
-        self._store.update_resource(
-            resource.id, state="created", provider_id=endpoint.ref.id, url=endpoint.url
-        )
+        self._store.update_resource(resource.id, state="created", provider_id=endpoint.ref.id, url=endpoint.url)
         return endpoint
 
     async def _create_spot(self, plan: Plan) -> Endpoint | None:
@@ -226,9 +223,7 @@ class _Apply:
         said = "nothing"
         async with httpx.AsyncClient(timeout=ANSWER_TIMEOUT_S, trust_env=False) as client:
             while True:
-                asked = asyncio.create_task(
-                    client.post(f"{url}/v1/chat/completions", json=body, headers=headers)
-                )
+                asked = asyncio.create_task(client.post(f"{url}/v1/chat/completions", json=body, headers=headers))
                 try:
                     while not asked.done():
                         await asyncio.wait({asked}, timeout=POLL_S)
@@ -279,5 +274,3 @@ class _Apply:
 
 def _sha256(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
-
-

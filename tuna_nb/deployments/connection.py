@@ -41,7 +41,8 @@ async def connection(workspace: Workspace, record: DeploymentRecord) -> Connecti
     """Raises NotFoundError while there is no endpoint, TunaError where its key is on another machine."""
     if record.destroyed_at is not None or record.endpoint_url is None:
         raise NotFoundError(
-            f"{record.name} has no endpoint ({record.state})", f"`tuna status --service-name {record.name}` says why"
+            f"{record.name} has no endpoint ({record.state})",
+            f"`tuna status --service-name {record.name}` says why",
         )
     headers: dict[str, str] = {}
     resources = {r.role: r for r in workspace.store.resources(record.id)}

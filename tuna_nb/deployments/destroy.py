@@ -26,9 +26,7 @@ class Removed:
 
 def resource_ref(resource: ResourceRecord) -> Ref:
     """How the provider knows it; the name alone will do where the id was never recorded."""
-    return Ref(
-        resource.provider, Kind(resource.role), resource.name, resource.provider_id, resource.deployment_id
-    )
+    return Ref(resource.provider, Kind(resource.role), resource.name, resource.provider_id, resource.deployment_id)
 
 
 async def destroy(
@@ -57,9 +55,7 @@ async def destroy(
         if group:
             names = " and ".join(r.role for r in group)
             report.step(f"removing {names}", 0.1 + 0.45 * number)
-        outcomes = await asyncio.gather(
-            *(_remove(workspace, r, report) for r in group), return_exceptions=True
-        )
+        outcomes = await asyncio.gather(*(_remove(workspace, r, report) for r in group), return_exceptions=True)
         for resource, outcome in zip(group, outcomes, strict=True):
             if isinstance(outcome, TunaError):
                 failures.append(outcome)

@@ -84,8 +84,13 @@ class DeploymentPlan:
         return {
             "worst_case_usd_per_hour": self.worst_case_usd_per_hour,
             "resources": [
-                {"role": role, "provider": provider, "what": r.what, "name": r.name,
-                 "worst_case_usd_per_hour": r.worst_case_usd_per_hour}
+                {
+                    "role": role,
+                    "provider": provider,
+                    "what": r.what,
+                    "name": r.name,
+                    "worst_case_usd_per_hour": r.worst_case_usd_per_hour,
+                }
                 for role, provider, r in self.resources
             ],
         }

@@ -64,8 +64,9 @@ def merge(
 
     `no_scale_to_zero` keeps at least one spot replica and sets the serverless idle window to 300 s.
     """
-    serverless: Any = replace(ServerlessScaling(), **policy.get("serverless", {}))
-    spot: Any = replace(SpotScaling(), **policy.get("spot", {}))
+    sections: Mapping[str, Mapping[str, Any]] = policy
+    serverless = replace(ServerlessScaling(), **sections.get("serverless", {}))
+    spot = replace(SpotScaling(), **sections.get("spot", {}))
     if concurrency is not None:
         serverless = replace(serverless, concurrency=concurrency)
     if workers_max is not None:
@@ -80,7 +81,9 @@ def _pairs(node: yaml.Node, what: str, known: Mapping[str, Any], at: Any) -> lis
     import yaml
 
     if not isinstance(node, yaml.MappingNode):
-        raise UsageError(f"{what} must be a mapping", "write `key: value` lines, indented under spot: or serverless:")
+        raise UsageError(
+            f"{what} must be a mapping", "write `key: value` lines, indented under spot: or serverless:"
+        )
     pairs: dict[str, yaml.Node] = {}
     for key, value in node.value:
         name = str(key.value)
@@ -95,9 +98,10 @@ def _pairs(node: yaml.Node, what: str, known: Mapping[str, Any], at: Any) -> lis
 def _number(node: yaml.Node, what: str, *, whole: bool) -> float | int:
     import yaml
 
-    value = yaml.SafeLoader("").construct_object(node)
+    value: Any = yaml.SafeLoader("").construct_object(node)
     good = isinstance(value, int) if whole else isinstance(value, int | float)
     if not good or isinstance(value, bool):
         shown = getattr(node, "value", value)
         raise UsageError(f"{what} is {shown!r}", f"it must be a {'whole ' if whole else ''}number")
-    return value
+    number: float | int = value
+    return number

@@ -120,7 +120,13 @@ def _judge(
 
 async def _component(workspace: Workspace, resource: ResourceRecord) -> Component:
     base = Component(
-        resource.role, resource.provider, resource.name, resource.state, False, 0.0, url=resource.url,
+        resource.role,
+        resource.provider,
+        resource.name,
+        resource.state,
+        False,
+        0.0,
+        url=resource.url,
         detail=resource.error or "",
     )
     if resource.state == "planned":

@@ -1,0 +1,190 @@
+"""`%tuna` and `%%tuna`: the verbs in a notebook and in IPython."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from typing import Any
+
+from IPython.core.magic import (
+    Magics,
+    line_cell_magic,
+    magics_class,
+    needs_local_scope,
+    no_var_expand,
+    output_can_be_silenced,
+)
+
+from tuna_nb import grammar
+from tuna_nb.errors import CancelledError, UsageError
+from tuna_nb.frontends import expansion, mode
+
+
+@magics_class
+class TunaMagics(Magics):
+    """Holds this kernel's jobs; everything else is opened per command."""
+
+    shell: Any
+
+    def __init__(self, shell: Any) -> None:
+        super().__init__(shell)
+        from tuna_nb.jobs import Jobs
+
+        self.jobs = Jobs()
+        self._parser = grammar.build("%tuna")
+
+    @needs_local_scope
+    @no_var_expand
+    @output_can_be_silenced
+    @line_cell_magic
+    def tuna(self, line: str, cell: str | None = None, local_ns: dict[str, Any] | None = None) -> Any:
+        namespace = {**self.shell.user_ns, **(local_ns or {})}
+        words = expansion.split(line.strip().removesuffix(";"), namespace)
+        try:
+            options = grammar.parse(self._parser, words)
+        except grammar.HelpShown as shown:
+            print(shown.text)
+            return None
+        if cell is not None and not grammar.BY_NAME[options.verb].cell:
+            raise UsageError(f"%%tuna {options.verb} takes no cell body", f"write %tuna {options.verb} on one line")
+        try:
+            result = self._run(options, cell)
+        except KeyboardInterrupt:
+            raise CancelledError(f"{options.verb}: interrupted") from None
+        if options.out:
+            self.shell.user_ns[options.out] = result
+            return None
+        return result
+
+    def _run(self, options: Namespace, cell: str | None) -> Any:
+        from tuna_nb.commands.context import Context, run
+        from tuna_nb.deployments.workspace import Workspace
+        from tuna_nb.jobs import Work
+        from tuna_nb.settings import Settings
+
+        settings = Settings.load()
+        shown = mode.detect(self.shell, settings.mode)
+        context = Context(Workspace(settings), self.jobs, cell)
+        result = run(options, context)
+        if isinstance(result, Work):
+            # The job outlives this cell, and so does its workspace.
+            return self._work(result, options, shown)
+        try:
+            return self._present(result, options)
+        finally:
+            context.workspace.close()
+
+    def _work(self, work: Any, options: Namespace, shown: str) -> Any:
+        job, _ = self.jobs.submit(work)
+        # A deploy goes on in the background; what removes things is worth waiting for, except on request.
+        wait = getattr(options, "wait", False) or shown == mode.HEADLESS or work.verb != "deploy"
+        if shown == mode.WIDGET:
+            from tuna_nb.views.live import JobView
+
+            JobView(job).show()
+        else:
+            from tuna_nb.views.text import TextProgress
+
+            if wait or shown == mode.TERMINAL:
+                job.subscribe(TextProgress(sys.stdout, options.verbose))
+        if not wait:
+            return _JobHandle(job, quiet_once=shown == mode.WIDGET)
+        result = job.wait()
+        if shown == mode.WIDGET:
+            return None
+        return self._present(result, options)
+
+    def _present(self, result: Any, options: Namespace) -> Any:
+        from tuna_nb.deployments.connection import Connection
+        from tuna_nb.deployments.status import LogStream
+        from tuna_nb.jobs import Job
+        from tuna_nb.views import data
+
+        if isinstance(result, Connection):
+            return self._connect(result, options)
+        if isinstance(result, LogStream):
+            return self._logs(result)
+        if isinstance(result, Job):
+            return _JobHandle(result)
+        table = data.frame(result)
+        return table if table is not None else Shown(result)
+
+    def _connect(self, connection: Any, options: Namespace) -> Any:
+        if options.env:
+            raise UsageError(
+                "connect --env prints the key, which would stay in the notebook",
+                f"write: %tuna connect {options.name} as client",
+            )
+        if options.variable is None:
+            return Shown(connection)
+        self.shell.user_ns[options.variable] = connection.client()
+        print(f"{options.variable} talks to {connection.base_url}; model {connection.model}")
+        return None
+
+    def _logs(self, stream: Any) -> None:
+        import time
+
+        from tuna_nb.jobs import LoopThread
+
+        async def pump() -> None:
+            async for role, line in stream.lines:
+                print(f"{time.strftime('%H:%M:%S', time.localtime(line.at))} {role} {line.source}: {line.text}")
+
+        LoopThread.run(pump())
+
+
+class Shown:
+    """A result with its views. `.result` is the data itself."""
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        from tuna_nb.views import html, text
+        from tuna_nb.views.sheets import sheet
+
+        made = sheet(self.result)
+        return {"text/plain": text.render(made), "text/html": html.render(made)}
+
+    def __repr__(self) -> str:
+        return self._repr_mimebundle_()["text/plain"]
+
+
+class _JobHandle:
+    """What `%tuna deploy` returns: `await job`, `job.cancel()`, `job.wait()`.
+
+    Its first display is left out where the live view stands under the cell already.
+    """
+
+    def __init__(self, job: Any, quiet_once: bool = False) -> None:
+        self._job = job
+        self._quiet = quiet_once
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._job, name)
+
+    def __await__(self) -> Any:
+        return self._job.__await__()
+
+    def _ipython_display_(self) -> None:
+        if self._quiet:
+            self._quiet = False
+            return
+        import time
+
+        from IPython.display import display
+
+        from tuna_nb.views.live import static_bundle
+
+        display(static_bundle(self._job.snapshot, time.time()), raw=True)
+
+    def __repr__(self) -> str:
+        return repr(self._job)
+
+
+def install(shell: Any) -> TunaMagics:
+    """Register the magics, with the grammar's help as their docstring (`%tuna?`)."""
+    TunaMagics.tuna.__doc__ = grammar.SHORT_HELP.format("%tuna")
+    magics = TunaMagics(shell)
+    shell.register_magics(magics)
+    return magics

@@ -1,0 +1,126 @@
+"""`tuna`: the verbs in a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any, TextIO
+
+from tuna_nb import grammar
+from tuna_nb.errors import CancelledError, TunaError
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code: 0, 1 for a failure, 2 for bad usage, 130 for Ctrl-C."""
+    words = sys.argv[1:] if words is None else words
+    verbose = "-v" in words or "--verbose" in words
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    try:
+        return _run(grammar.parse(grammar.build("tuna"), words))
+    except grammar.HelpShown as shown:
+        print(shown.text)
+        return 0
+    except KeyboardInterrupt:
+        return _fail(CancelledError("interrupted"), verbose)
+    except TunaError as e:
+        return _fail(e, verbose)
+    except BrokenPipeError:
+        # The reader of a pipe has gone (`tuna list | head`); Python would complain again while closing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(options: Namespace) -> int:
+    from tuna_nb.commands.context import Context, run
+    from tuna_nb.deployments.workspace import Workspace
+    from tuna_nb.jobs import Work
+    from tuna_nb.settings import Settings
+
+    if options.verbose:
+        import logging
+
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    # A terminal command returns when the endpoint answers; --wait goes on until spot has taken over.
+    context = Context(Workspace(Settings.load()), until_spot=False)
+    try:
+        result = run(options, context)
+        if isinstance(result, Work):
+            result = _work(result, options, context)
+        return _show(result, options)
+    finally:
+        context.workspace.close()
+
+
+def _work(work: Any, options: Namespace, context: Any) -> Any:
+    from tuna_nb.views.text import TextProgress
+
+    job, _ = context.jobs.submit(work)
+    job.subscribe(TextProgress(sys.stderr, options.verbose))
+    return job.wait()
+
+
+def _show(result: Any, options: Namespace) -> int:
+    from tuna_nb.deployments.checks import ProviderChecks
+    from tuna_nb.deployments.connection import Connection
+    from tuna_nb.deployments.status import LogStream
+    from tuna_nb.views import data, text
+    from tuna_nb.views.sheets import sheet
+
+    if isinstance(result, LogStream):
+        return _follow(result, options.output == "json")
+    if isinstance(result, Connection) and options.env:
+        print(f"export OPENAI_BASE_URL={shlex.quote(result.base_url)}")
+        print(f"export OPENAI_API_KEY={shlex.quote(result.api_key)}")
+    elif options.output == "json":
+        print(data.as_json(result))
+    else:
+        text.show(sheet(result), sys.stdout)
+    return 1 if isinstance(result, ProviderChecks) and not result.passed else 0
+
+
+def _follow(stream: Any, as_json: bool) -> int:
+    import json
+    import time
+
+    from tuna_nb.jobs import LoopThread
+
+    async def pump(out: TextIO) -> None:
+        async for role, line in stream.lines:
+            if as_json:
+                out.write(
+                    json.dumps({"role": role, "at": line.at, "source": line.source, "text": line.text}) + "\n"
+                )
+            else:
+                clock = time.strftime("%H:%M:%S", time.localtime(line.at))
+                out.write(f"{clock} {role} {line.source}: {line.text}\n")
+            out.flush()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        LoopThread.run(pump(sys.stdout))
+    return 0
+
+
+def _fail(error: TunaError, verbose: bool) -> int:
+    sys.stdout.flush()
+    for line in error.lines():
+        print(line, file=sys.stderr)
+    if verbose:
+        import traceback
+
+        traceback.print_exception(error, file=sys.stderr)
+    return error.exit_code
+
+
+def _as_interrupt(_signal: int, _frame: FrameType | None) -> None:
+    # SIGTERM must undo a half-made deploy just as Ctrl-C does.
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,248 @@
+"""What a person sees of a result, before it is text or HTML: a title, facts, a table, notes.
+
+One mapping per kind of result, so that terminal, notebook and saved file say the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tuna_nb.costs.bill import Bill
+from tuna_nb.deployments.checks import ProviderChecks
+from tuna_nb.deployments.connection import Connection
+from tuna_nb.deployments.destroy import Removed
+from tuna_nb.deployments.plan import DeploymentPlan
+from tuna_nb.deployments.status import DeploymentStatus, Fleet
+from tuna_nb.errors import TunaError
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """tone: good, bad, busy or plain; says how the title is coloured, never the only sign of it."""
+
+    title: str
+    facts: tuple[tuple[str, str], ...] = ()
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    notes: tuple[str, ...] = ()
+    tone: str = "plain"
+
+
+def sheet(result: Any, now: float | None = None) -> Sheet:
+    """The sheet of any command's result. Raises TypeError for one that has none."""
+    now = time.time() if now is None else now
+    if isinstance(result, list) and result and type(result[0]).__name__ == "JobRecord":
+        return _jobs(result, now)
+    for kind, make in _SHEETS:
+        if isinstance(result, kind):
+            return make(result, now)
+    raise TypeError(f"no view for {type(result).__name__}")
+
+
+def usd(amount: float | None, digits: int = 4) -> str:
+    """Dollars for reading; unknown stays unknown."""
+    return "unknown" if amount is None else f"${amount:,.{digits}f}"
+
+
+def age(seconds: float) -> str:
+    """A span in its two largest units, e.g. `3m 12s`."""
+    whole = int(seconds)
+    for size, unit, below, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            return f"{whole // size}{unit} {whole % size // below}{small}"
+    return f"{whole}s"
+
+
+def _tone(state: str) -> str:
+    if state in ("running", "ready", "done"):
+        return "good"
+    if state in ("failed", "degraded", "interrupted", "unknown"):
+        return "bad"
+    return "busy" if state in ("deploying", "destroying", "starting", "draining") else "plain"
+
+
+def _status(s: DeploymentStatus, now: float) -> Sheet:
+    facts = [("model", s.model), ("gpu", s.gpu), ("age", age(now - s.created_at))]
+    if s.endpoint_url:
+        facts.append(("endpoint", f"{s.endpoint_url}/v1"))
+    facts.append(("costs now", f"{usd(s.rate_usd_per_hour, 3)} per hour"))
+    if s.spot_state:
+        facts.append(("spot", s.spot_state.lower()))
+    if s.routing and s.routing["total"]:
+        r = s.routing
+        facts.append(
+            (
+                "answered by",
+                f"spot {r['pct_spot']:.0f} %, serverless {r['pct_serverless']:.0f} % of {r['total']} requests",
+            )
+        )
+    rows = tuple(
+        (
+            c.role,
+            c.provider,
+            str(c.state),
+            str(len(c.replicas) or "-"),
+            "yes" if c.billing else "no",
+            usd(c.rate_usd_per_hour, 3),
+            c.detail,
+        )
+        for c in s.components
+    )
+    notes = tuple(n for n in (s.error and f"last error: {s.error}", s.hint and f"hint: {s.hint}") if n)
+    state = f"{s.state}: {s.step}" if s.step else s.state
+    return Sheet(
+        f"{s.name} is {state}",
+        tuple(facts),
+        ("part", "provider", "state", "replicas", "billing", "$/h now", "detail") if rows else (),
+        rows,
+        notes,
+        _tone(s.state),
+    )
+
+
+def _fleet(f: Fleet, now: float) -> Sheet:
+    rows = tuple(
+        (
+            s.name,
+            s.state,
+            s.model,
+            s.gpu,
+            usd(s.rate_usd_per_hour, 3),
+            age(now - s.created_at),
+            s.endpoint_url or "-",
+        )
+        for s in f.deployments
+    )
+    rates = [s.rate_usd_per_hour for s in f.deployments]
+    total = None if any(r is None for r in rates) else sum(r or 0 for r in rates)
+    notes = [f"{s.name}: {s.hint}" for s in f.deployments if s.hint]
+    notes += [
+        f"owned by no deployment: {role} {name} at {provider} (`tuna destroy --orphans`)"
+        for provider, role, name in f.orphans
+    ]
+    notes += [f"{provider} could not be asked: {why}" for provider, why in f.unasked]
+    bad = any(_tone(s.state) == "bad" for s in f.deployments) or bool(f.orphans)
+    title = f"{len(rows)} deployment{'s' * (len(rows) != 1)}" if rows else "no deployments"
+    return Sheet(
+        title,
+        (("costs now", f"{usd(total, 3)} per hour"),) if rows else (),
+        ("name", "state", "model", "gpu", "$/h now", "age", "endpoint") if rows else (),
+        rows,
+        tuple(notes),
+        "bad" if bad else "plain",
+    )
+
+
+def _plan(p: DeploymentPlan, _now: float) -> Sheet:
+    rows = tuple(
+        (role, provider, r.what, usd(r.worst_case_usd_per_hour, 3), r.name) for role, provider, r in p.resources
+    )
+    notes = p.serverless.notes + (p.spot.notes if p.spot else ())
+    return Sheet(
+        f"{p.request.service_name}: would be created (nothing is yet)",
+        (
+            ("model", p.request.model),
+            ("gpu", f"{p.request.gpu_count}x {p.request.gpu}"),
+            ("worst case", f"{usd(p.worst_case_usd_per_hour, 3)} per hour"),
+        ),
+        ("part", "provider", "what", "worst $/h", "name"),
+        rows,
+        notes,
+    )
+
+
+def _bill(b: Bill, _now: float) -> Sheet:
+    facts = [("so far", usd(b.usd)), ("now", f"{usd(b.rate_usd_per_hour, 3)} per hour")]
+    if b.requests is not None:
+        facts.append(("requests", f"{b.requests:,}"))
+    if b.usd_per_1000_requests is not None:
+        facts.append(("per 1,000 requests", usd(b.usd_per_1000_requests)))
+    if b.usd_per_million_tokens is not None:
+        facts.append(("per million tokens", usd(b.usd_per_million_tokens, 2)))
+    rows = tuple(
+        (
+            s.role,
+            s.provider,
+            str(s.replicas),
+            str(s.running),
+            f"{s.hours * 3600:,.0f} s",
+            usd(s.usd),
+            usd(s.rate_usd_per_hour, 3),
+            "-" if s.requests is None else f"{s.requests:,}",
+        )
+        for s in b.sides
+    )
+    return Sheet(
+        f"{b.name} has cost {usd(b.usd)}",
+        tuple(facts),
+        ("part", "provider", "replicas", "running", "billed time", "cost", "$/h now", "requests") if rows else (),
+        rows,
+        (f"from {b.basis}",),
+    )
+
+
+def _checks(c: ProviderChecks, _now: float) -> Sheet:
+    rows = tuple((p, "ok" if r.passed else "MISSING", r.name, r.message, r.fix or "") for p, r in c.rows)
+    missing = sum(not r.passed for _, r in c.rows)
+    return Sheet(
+        "all that is needed is here" if not missing else f"{missing} missing",
+        (),
+        ("provider", "", "what", "found", "to fix"),
+        rows,
+        (),
+        "bad" if missing else "good",
+    )
+
+
+def _jobs(jobs: list[Any], now: float) -> Sheet:
+    rows = tuple(
+        (
+            j.name,
+            j.verb,
+            "interrupted" if j.ended_at is None and not j.alive else j.state,
+            j.step,
+            f"{j.fraction:.0%}",
+            age((j.ended_at or now) - j.started_at),
+            f"{j.pid} on {j.host}",
+            j.error or "",
+        )
+        for j in jobs
+    )
+    return Sheet(
+        f"{len(jobs)} job{'s' * (len(jobs) != 1)}",
+        (),
+        ("name", "verb", "state", "step", "done", "time", "process", "error"),
+        rows,
+    )
+
+
+def _removed(r: Removed, _now: float) -> Sheet:
+    return Sheet(f"gone: {', '.join(r.names)}" if r.names else r.note or "nothing to destroy", tone="good")
+
+
+def _connection(c: Connection, _now: float) -> Sheet:
+    return Sheet(
+        f"{c.name} answers at {c.base_url}",
+        (("model", c.model),),
+        notes=(f'`eval "$(tuna connect {c.name} --env)"` sets OPENAI_BASE_URL and OPENAI_API_KEY in a shell',),
+    )
+
+
+_SHEETS: tuple[tuple[type, Callable[[Any, float], Sheet]], ...] = (
+    (DeploymentStatus, _status),
+    (Fleet, _fleet),
+    (DeploymentPlan, _plan),
+    (Bill, _bill),
+    (ProviderChecks, _checks),
+    (Removed, _removed),
+    (Connection, _connection),
+    (list, lambda _r, _now: Sheet("none")),
+    (str, lambda r, _now: Sheet(r)),
+)
+
+
+def error_sheet(error: TunaError) -> Sheet:
+    return Sheet(error.message, notes=(f"hint: {error.hint}",) if error.hint else (), tone="bad")

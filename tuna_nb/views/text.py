@@ -1,0 +1,80 @@
+"""Plain text: for a terminal, a log, and the `text/plain` of every notebook output."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from tuna_nb.jobs import Snapshot
+from tuna_nb.views.sheets import Sheet, age
+
+_STYLE = {"good": "bold green", "bad": "bold red", "busy": "bold yellow", "plain": "bold"}
+
+
+def render(sheet: Sheet, width: int = 120) -> str:
+    """Without colour, `width` characters wide at most where cells can be wrapped."""
+    out = io.StringIO()
+    _print(sheet, out, width=width)
+    return out.getvalue().rstrip("\n")
+
+
+def show(sheet: Sheet, stream: TextIO) -> None:
+    """To a terminal, with colour where it has any."""
+    _print(sheet, stream, width=None)
+
+
+def _print(sheet: Sheet, out: TextIO, width: int | None) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(file=out, width=width, highlight=False, soft_wrap=False)
+    console.print(Text(sheet.title, style=_STYLE[sheet.tone]))
+    if sheet.facts:
+        widest = max(len(label) for label, _ in sheet.facts)
+        for label, value in sheet.facts:
+            # Not wrapped: an endpoint that is broken over two lines can't be copied.
+            console.print(Text(f"  {label:<{widest}}  {value}"), soft_wrap=True)
+    if sheet.columns:
+        table = Table(box=box.SIMPLE_HEAD if console.is_terminal else box.SIMPLE, pad_edge=False)
+        for column in sheet.columns:
+            table.add_column(column, overflow="fold")
+        for row in sheet.rows:
+            table.add_row(*(Text(cell) for cell in row))
+        console.print(table)
+    for note in sheet.notes:
+        console.print(Text(f"  {note}"), soft_wrap=True)
+
+
+def progress_line(s: Snapshot, now: float) -> str:
+    """One line of a running job."""
+    bar = "#" * int(s.fraction * 20)
+    return f"{s.name} [{bar:<20}] {s.fraction:4.0%} {s.state}: {s.step} ({age(s.elapsed_s(now))})"
+
+
+class TextProgress:
+    """A job's progress on a stream: one redrawn line on a terminal, one line per step elsewhere."""
+
+    def __init__(self, stream: TextIO | None = None, verbose: bool = False, clock: Callable[[], float] = time.time):
+        self._out = stream or sys.stderr
+        self._verbose = verbose
+        self._clock = clock
+        self._seen = 0
+        self._last: tuple[str, str] | None = None
+
+    def __call__(self, s: Snapshot) -> None:
+        if self._out.isatty() and not self._verbose:
+            self._out.write("\r\x1b[K" + progress_line(s, self._clock()) + ("\n" if s.final else ""))
+        elif self._verbose:
+            started = s.log[self._seen :] if len(s.log) < 500 else s.log[-1:]
+            self._seen = len(s.log)
+            for entry in started:
+                self._out.write(f"{s.name}: {entry.text}\n")
+        elif (s.step, s.state) != self._last:
+            self._last = (s.step, s.state)
+            self._out.write(progress_line(s, self._clock()) + "\n")
+        self._out.flush()
