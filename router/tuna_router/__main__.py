@@ -1,0 +1,59 @@
+"""`tuna-router`, also `python -m tuna_router`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from tuna_router.errors import RouterError
+
+
+def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
+    """Run a router until it is told to stop. Returns the exit code."""
+    from tuna_router.command import parse, prepare
+
+    try:
+        options = parse(sys.argv[1:] if argv is None else list(argv))
+        launch = prepare(options, os.environ if environ is None else environ)
+        logging.basicConfig(
+            level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+        from tuna_router.app import Router
+        from tuna_router.serving import bind, quiet_server_log, serve_until_stopped
+
+        quiet_server_log()
+        sock = bind(options.host, options.port)
+
+        async def run() -> None:
+            router = Router(launch.settings, open_door=launch.open_door, save_to=launch.save_to)
+            await serve_until_stopped(
+                router,
+                sock,
+                host=options.host,
+                port_file=options.port_file,
+                shutdown_timeout_s=options.shutdown_timeout_s,
+            )
+
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(run())
+    except RouterError as error:
+        print(error.lines(), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None  # the standard library's loop works as well, only slower
+    return uvloop.Loop
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""The command line: a contract that other programs start the router by. Flags, then environment, then file."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from tuna_router import __version__, state
+from tuna_router.auth import sha256_hex
+from tuna_router.errors import SettingsError, UsageError
+from tuna_router.settings import BackendSettings, Kind, Settings, check_url, named
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What a router is to be started with."""
+
+    settings: Settings
+    open_door: bool
+    save_to: Path | None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, "tuna-router --help shows every flag")
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The flags. Raises UsageError; `--help` and `--version` print and exit."""
+    parser = _Parser(
+        prog="tuna-router",
+        description="One OpenAI-compatible endpoint over serverless and spot GPUs.",
+        epilog="Environment: SERVERLESS_BASE_URL, SERVERLESS_AUTH_TOKEN, SKYSERVE_BASE_URL, API_KEY.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument(
+        "--port", type=_port, default=8080, help="port to listen on; 0 for a free one (default 8080)"
+    )
+    parser.add_argument(
+        "--serverless", action="append", default=[], metavar="URL", help="a serverless backend; may be repeated"
+    )
+    parser.add_argument(
+        "--spot", action="append", default=[], metavar="URL", help="a spot backend; may be repeated"
+    )
+    auth = parser.add_mutually_exclusive_group()
+    auth.add_argument("--api-key-env", metavar="NAME", help="environment variable that holds the API key")
+    auth.add_argument("--no-auth", action="store_true", help="let everyone in")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="JSON or YAML; accepted changes are written back"
+    )
+    parser.add_argument("--max-concurrency", type=_at_least_one, metavar="N", help="requests at once (default 100)")
+    parser.add_argument(
+        "--port-file", type=Path, metavar="PATH", help="write pid, port and url there when listening"
+    )
+    parser.add_argument(
+        "--shutdown-timeout-s",
+        type=_seconds,
+        default=10.0,
+        metavar="S",
+        help="time to finish at SIGTERM (default 10)",
+    )
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="warning")
+    parser.add_argument("--version", action="version", version=f"tuna-router {__version__}")
+    return parser.parse_args(argv)
+
+
+def prepare(options: argparse.Namespace, environ: Mapping[str, str]) -> Launch:
+    """Flags over environment over file. Raises UsageError or SettingsError."""
+    settings = state.load(options.config) if options.config is not None else Settings()
+    token = environ.get("SERVERLESS_AUTH_TOKEN") or None
+    serverless, spot = options.serverless, options.spot
+    if not serverless and environ.get("SERVERLESS_BASE_URL"):
+        serverless = [environ["SERVERLESS_BASE_URL"]]
+    if not spot and environ.get("SKYSERVE_BASE_URL"):
+        spot = [environ["SKYSERVE_BASE_URL"]]
+    try:
+        backends = [
+            *_of_kind(Kind.SERVERLESS, serverless, settings.backends, token),
+            *_of_kind(Kind.SPOT, spot, settings.backends, None),
+        ]
+        settings = dataclasses.replace(settings, backends=named(backends))
+    except SettingsError as error:
+        raise UsageError(error.message, error.hint) from error
+    if options.max_concurrency is not None:
+        settings = dataclasses.replace(settings, max_concurrency=options.max_concurrency)
+    settings = _with_key(settings, options, environ)
+    return Launch(settings, options.no_auth, options.config)
+
+
+def _of_kind(
+    kind: Kind, urls: Sequence[str], known: Sequence[BackendSettings], token: str | None
+) -> list[BackendSettings]:
+    """The backends of one kind: those of the flags, else those of the file.
+
+    A URL that the file knows keeps the headers and limits that the file gives it.
+    """
+    of_file = [b for b in known if b.kind is kind]
+    result = of_file
+    if urls:
+        by_url = {b.url: b for b in of_file}
+        checked = [check_url(url, f"--{kind.value}") for url in urls]
+        result = [by_url.get(url) or BackendSettings("", kind, url) for url in dict.fromkeys(checked)]
+    if token is None:
+        return result
+    bearer = {"authorization": f"Bearer {token}"}
+    return [
+        b if "authorization" in b.headers else dataclasses.replace(b, headers={**b.headers, **bearer})
+        for b in result
+    ]
+
+
+def _with_key(settings: Settings, options: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
+    if options.no_auth:
+        return settings
+    key = None
+    if options.api_key_env is not None:
+        key = environ.get(options.api_key_env)
+        if not key:
+            raise UsageError(
+                f"the environment variable {options.api_key_env} is empty or not set",
+                f"export {options.api_key_env}=..., or start with --no-auth",
+            )
+    elif environ.get("API_KEY"):
+        key = environ["API_KEY"]
+    if key is not None:
+        hashes = dict.fromkeys((sha256_hex(key), *settings.api_key_sha256))
+        return dataclasses.replace(settings, api_key_sha256=tuple(hashes))
+    if not settings.api_key_sha256 and not settings.admin_key_sha256:
+        raise UsageError(
+            "no API key is configured",
+            "--api-key-env NAME names the variable that holds one; --no-auth lets everyone in",
+        )
+    return settings
+
+
+def _port(text: str) -> int:
+    if text.isdigit() and int(text) <= 65535:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a port")
+
+
+def _at_least_one(text: str) -> int:
+    if text.isdigit() and int(text) >= 1:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if 0 < seconds <= 86400:
+        return seconds
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")

@@ -1,0 +1,103 @@
+"""Reading along: what an answer used and whether it ended well. Never changes or delays a byte."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+
+from tuna_router.meter import Tokens
+
+_KEEP_BYTES = 1024 * 1024
+_FINISH = re.compile(rb'"finish_reason"\s*:\s*"')
+_CHOICE = re.compile(rb'"choices"\s*:\s*\[\s*\{')
+_NO_TEXT = re.compile(rb'"(?:content|text)"\s*:\s*""')
+_ERROR = re.compile(rb'\s*\{\s*"error"\s*:\s*[{"]')
+_ERROR_FIRST = re.compile(rb'\s*(?:event:\s*error\s*)?data:\s*\{\s*"error"\s*:\s*[{"]')
+_COMPLETIONS = re.compile(rb"/(?:chat/)?completions$")
+
+
+def content_type(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The media type, lower case, without parameters; empty where the content is encoded."""
+    kind = b""
+    for name, value in headers:
+        if name.lower() == b"content-type":
+            kind = value.partition(b";")[0].strip().lower()
+        elif name.lower() == b"content-encoding" and value.strip().lower() != b"identity":
+            return b""
+    return kind
+
+
+def begins_with_an_error(first: bytes) -> bool:
+    """True when the first bytes of an event stream are an error event: vLLM's answer when its engine dies."""
+    return _ERROR_FIRST.match(first) is not None
+
+
+class Reader:
+    """Follows one answer of `path`; feed it every piece."""
+
+    def __init__(self, path: bytes, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        kind = content_type(headers)
+        self._lines = kind == b"text/event-stream"
+        self._whole = kind == b"application/json"
+        self._must_finish = self._lines and status == 200 and _COMPLETIONS.search(path) is not None
+        self._held = bytearray()
+        self._usage: dict[str, object] | None = None
+        self._chunks = 0
+        self._finished = False
+        self.error_seen = False
+
+    def feed(self, piece: bytes) -> None:
+        """The next bytes of the body."""
+        if self._lines:
+            *lines, rest = (bytes(self._held) + piece).split(b"\n") if self._held else piece.split(b"\n")
+            for line in lines:
+                if line.startswith(b"data:"):
+                    self._event(line[5:].strip())
+            self._held = bytearray(rest[:_KEEP_BYTES])
+        elif self._whole and len(self._held) <= _KEEP_BYTES:
+            self._held += piece
+
+    @property
+    def cut_short(self) -> bool:
+        """True for a completion stream without a finish, a [DONE] or an error: its end is not one."""
+        if self._lines and self._held.startswith(b"data:"):
+            self._event(bytes(self._held[5:]).strip())
+            self._held.clear()
+        return self._must_finish and not self._finished and not self.error_seen
+
+    def tokens(self) -> Tokens:
+        """What was used so far."""
+        if self._whole and b'"usage"' in self._held:
+            self._read_usage(bytes(self._held))
+        if self._usage is None:
+            return Tokens(estimated=self._chunks)
+        return Tokens(_count(self._usage, "prompt_tokens"), _count(self._usage, "completion_tokens"))
+
+    def _event(self, data: bytes) -> None:
+        if data == b"[DONE]":
+            self._finished = True
+            return
+        if b'"usage"' in data:
+            self._read_usage(data)
+        if _ERROR.match(data):
+            self.error_seen = True
+        elif _CHOICE.search(data):
+            if not _NO_TEXT.search(data):
+                self._chunks += 1
+            if _FINISH.search(data):
+                self._finished = True
+
+    def _read_usage(self, data: bytes) -> None:
+        try:
+            value = json.loads(data)
+        except ValueError:
+            return  # not ours to judge: the client gets it as it is
+        usage = value.get("usage") if isinstance(value, dict) else None
+        if isinstance(usage, dict):
+            self._usage = usage
+
+
+def _count(usage: dict[str, object], key: str) -> int:
+    value = usage.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

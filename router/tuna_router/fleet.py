@@ -1,0 +1,173 @@
+"""The backends as they are now: what each was configured to be, and what has been learned since."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from tuna_router.meter import Mark, Meter, Outcome, StateChange
+from tuna_router.policy import BackendView
+from tuna_router.settings import BackendSettings, Kind, Settings
+from tuna_router.spot import (
+    Event,
+    RequestFailed,
+    RequestServed,
+    SpotMachine,
+    Started,
+    Timing,
+    Traffic,
+    Transition,
+)
+
+
+class Attempt:
+    """One request at one backend; closed once by `LiveBackend.attempt`."""
+
+    def __init__(self, marks: Iterable[Mark], epoch: int) -> None:
+        self.marks = tuple(marks)
+        self.epoch = epoch
+        self.outcome = Outcome.CANCELLED
+        """What it is counted as; cancelled unless somebody says otherwise before it ends."""
+
+
+class LiveBackend:
+    """One backend: its settings, the requests it has, its cool-down, and its spot machine if it is spot."""
+
+    def __init__(self, settings: BackendSettings, machine: SpotMachine | None, meter: Meter) -> None:
+        self.settings = settings
+        self.machine = machine
+        self.in_flight = 0
+        self.cooling_until = 0.0
+        self.last_error: str | None = None
+        self.last_probe_at: float | None = None
+        """Wall time of the last probe or poll."""
+        self.last_probe_error: str | None = None
+        self.nudge = asyncio.Event()
+        """Set when its watcher has something to do earlier than planned."""
+        self._meter = meter
+
+    def __repr__(self) -> str:
+        return f"<LiveBackend {self.settings.name} {self.state_name} in_flight={self.in_flight}>"
+
+    @property
+    def state_name(self) -> str:
+        """The spot state; for serverless READY or COOLING."""
+        if self.machine is not None:
+            return str(self.machine.state)
+        return "COOLING" if self.cooling else "READY"
+
+    @property
+    def cooling(self) -> bool:
+        """True for a short while after a failure."""
+        return self._meter.clock() < self.cooling_until
+
+    def tell(self, event: Event) -> Transition | None:
+        """Pass an event to the spot machine; wakes the watcher where that changes its plans."""
+        if self.machine is None:
+            return None
+        before = self.machine.next_probe_at
+        transition = self.machine.apply(event)
+        if transition is not None or self.machine.next_probe_at != before:
+            self.nudge.set()
+        return transition
+
+    @contextmanager
+    def attempt(self) -> Iterator[Attempt]:
+        """Counts one request at this backend for as long as the block runs, however it ends."""
+        epoch = self.machine.epoch if self.machine is not None else 0
+        attempt = Attempt(self._meter.attempt(self.settings.name, self.settings.kind), epoch)
+        self.in_flight += 1
+        try:
+            yield attempt
+        finally:
+            self.in_flight -= 1
+            for mark in attempt.marks:
+                mark.close(attempt.outcome)
+
+    def served(self) -> None:
+        """A request was answered well."""
+        self.cooling_until = 0.0
+        self.last_error = None
+        self.tell(RequestServed())
+
+    def failed(self, attempt: Attempt, reason: str, *, gone: bool, cooldown_s: float) -> None:
+        """A request failed here: back of the order for a while; a spot that is gone leaves READY."""
+        self.last_error = reason
+        self.cooling_until = self._meter.clock() + cooldown_s
+        self.tell(RequestFailed(attempt.epoch, reason, gone))
+
+    def view(self) -> BackendView:
+        """What the policy sees."""
+        return BackendView(
+            self.settings.name,
+            self.settings.kind,
+            self.machine.state if self.machine is not None else None,
+            self.in_flight,
+            self.settings.max_concurrency,
+            self.cooling,
+        )
+
+
+class Fleet:
+    """All backends. `configure` replaces the list and keeps what was learned of an unchanged backend."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self._backends: dict[str, LiveBackend] = {}
+
+    def __iter__(self) -> Iterator[LiveBackend]:
+        return iter(self._backends.values())
+
+    def __getitem__(self, name: str) -> LiveBackend:
+        return self._backends[name]
+
+    @property
+    def spots(self) -> list[LiveBackend]:
+        """The spot backends."""
+        return [backend for backend in self if backend.machine is not None]
+
+    @property
+    def ready_seconds(self) -> float:
+        """The longest time that a spot backend was READY, in total."""
+        return max((b.machine.ready_seconds for b in self.spots if b.machine is not None), default=0.0)
+
+    def configure(self, settings: Settings) -> None:
+        """Take a new list of backends over."""
+        kept = self._backends
+        self._backends = {}
+        for item in settings.backends:
+            timing = Timing(
+                settings.probe_interval_s, settings.idle_after_s, settings.drain_limit_s, item.keep_warm
+            )
+            old = kept.get(item.name)
+            if old is not None and old.settings.url == item.url and old.settings.kind is item.kind:
+                old.settings = item
+                if old.machine is not None:
+                    old.machine.timing = timing
+                old.nudge.set()
+                self._backends[item.name] = old
+                continue
+            machine = None
+            if item.kind is Kind.SPOT:
+                machine = SpotMachine(self._meter.clock, timing, self._log(item.name))
+            self._backends[item.name] = LiveBackend(item, machine, self._meter)
+            self._backends[item.name].tell(Started())
+
+    def traffic(self) -> None:
+        """A client request arrived: every spot fleet is wanted."""
+        for backend in self._backends.values():
+            if backend.machine is not None:
+                backend.tell(Traffic())
+
+    def views(self) -> list[BackendView]:
+        """The snapshot on which one request is planned."""
+        return [backend.view() for backend in self._backends.values()]
+
+    def _log(self, name: str) -> Callable[[Transition], None]:
+        def note(change: Transition) -> None:
+            self._meter.changes.append(
+                StateChange(self._meter.wall(), name, change.source.value, change.target.value, change.reason)
+            )
+
+        return note

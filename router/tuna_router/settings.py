@@ -1,0 +1,297 @@
+"""The configuration: one schema for the file, for `/router/config` and for the command line.
+
+Plain frozen dataclasses and a table of checks rather than a validation library: a router starts
+in a quarter of a second, and a library for it would take a fifth of that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from tuna_router.errors import SettingsError, did_you_mean
+
+MASK: Final = "********"
+"""Shown instead of a header's value; sent back in a POST, it means "unchanged"."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_OWN_HEADERS = frozenset(
+    {"host", "content-length", "transfer-encoding", "connection", "te", "trailer", "upgrade", "expect"}
+)
+
+
+class Kind(StrEnum):
+    """How a backend is paid for, which decides when it is used."""
+
+    SERVERLESS = "serverless"
+    SPOT = "spot"
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSettings:
+    """One place that can answer requests.
+
+    `url` is its base, without a trailing slash; `headers` is the whole set sent upstream with every
+    request; `max_concurrency` is how many requests it takes at once (None: no limit of its own);
+    `replicas_url` answers `{"ready", "starting", "draining", "total"}` and may be polled without
+    waking the fleet; `keep_warm` keeps a spot fleet awake without traffic.
+    """
+
+    name: str
+    kind: Kind
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    max_concurrency: int | None = None
+    replicas_url: str | None = None
+    price_per_hour_usd: float | None = None
+    keep_warm: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be configured. Seconds end in `_s`."""
+
+    backends: tuple[BackendSettings, ...] = ()
+    api_key_sha256: tuple[str, ...] = field(default=(), repr=False)
+    admin_key_sha256: tuple[str, ...] = field(default=(), repr=False)
+    max_concurrency: int = 100
+    connect_timeout_s: float = 5.0
+    first_byte_timeout_s: float = 300.0
+    spot_first_byte_timeout_s: float = 30.0
+    spot_unstreamed_timeout_s: float = 300.0
+    stream_idle_timeout_s: float = 120.0
+    request_timeout_s: float = 1800.0
+    probe_interval_s: float = 2.0
+    probe_timeout_s: float = 30.0
+    replicas_interval_s: float = 1.0
+    idle_after_s: float = 60.0
+    drain_limit_s: float = 300.0
+    cooldown_s: float = 5.0
+    body_cap_bytes: int = 16 * 1024 * 1024
+
+
+def parse_settings(data: object, base: Settings | None = None) -> Settings:
+    """`base` (or the defaults) with every key of `data` applied.
+
+    Raises SettingsError for an unknown key (with the nearest known one), a wrong type or a bad URL.
+    """
+    base = base or Settings()
+    given = _mapping(data, "the configuration")
+    checks = _SETTINGS_CHECKS
+    changes: dict[str, Any] = {}
+    for key, value in given.items():
+        check = checks.get(key)
+        if check is None:
+            raise SettingsError(f"unknown key {key!r}", did_you_mean(str(key), checks))
+        changes[key] = check(key, value)
+    if "backends" in changes:
+        changes["backends"] = _unmask(changes["backends"], base.backends)
+    return dataclasses.replace(base, **changes)
+
+
+def parse_backend(data: object) -> BackendSettings:
+    """One backend from its JSON form. Raises SettingsError."""
+    given = _mapping(data, "a backend")
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        check = _BACKEND_CHECKS.get(key)
+        if check is None:
+            raise SettingsError(f"unknown key {key!r} in a backend", did_you_mean(str(key), _BACKEND_CHECKS))
+        values[key] = check(key, value)
+    for needed in ("kind", "url"):
+        if needed not in values:
+            raise SettingsError(f"a backend has no {needed!r}", 'give {"name", "kind", "url"}')
+    values.setdefault("name", "")
+    return BackendSettings(**values)
+
+
+def named(backends: Sequence[BackendSettings]) -> tuple[BackendSettings, ...]:
+    """The backends with every empty name filled in: spot, spot-2, serverless, ... Raises on a duplicate."""
+    taken = {b.name for b in backends if b.name}
+    result: list[BackendSettings] = []
+    for backend in backends:
+        if not backend.name:
+            name, number = backend.kind.value, 1
+            while name in taken:
+                number += 1
+                name = f"{backend.kind.value}-{number}"
+            taken.add(name)
+            backend = dataclasses.replace(backend, name=name)  # noqa: PLW2901
+        result.append(backend)
+    names = [b.name for b in result]
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingsError(f"two backends are named {name!r}", "give every backend a name of its own")
+    return tuple(result)
+
+
+def check_url(url: object, what: str = "url") -> str:
+    """A base URL without its trailing slash. Raises SettingsError unless it is plain http or https."""
+    hint = "write it like http://10.0.0.1:8000 or https://name.example"
+    if not isinstance(url, str) or not url or re.search(r"[\s\x00-\x1f\x7f]", url):
+        raise SettingsError(f"{what} is not a URL", hint)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise SettingsError(f"{what} is not a URL: {error}", hint) from error
+    if parts.username is not None or parts.password is not None:
+        # Said without the URL: the message ends in logs.
+        raise SettingsError(f"{what} carries a user name or password", "put credentials in the backend's headers")
+    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
+        raise SettingsError(f"{what} is not an http or https URL: {url!r}", hint)
+    if parts.fragment:
+        raise SettingsError(f"{what} has a fragment", hint)
+    return url.rstrip("/")
+
+
+def to_json(settings: Settings, *, mask: bool) -> dict[str, Any]:
+    """The settings in the schema of the file; with `mask`, header values are hidden."""
+    shown: dict[str, Any] = {}
+    for item in dataclasses.fields(settings):
+        value = getattr(settings, item.name)
+        if item.name == "backends":
+            shown["backends"] = [backend_to_json(b, mask=mask) for b in value]
+        else:
+            shown[item.name] = list(value) if isinstance(value, tuple) else value
+    return shown
+
+
+def backend_to_json(backend: BackendSettings, *, mask: bool) -> dict[str, Any]:
+    """One backend in the schema of the file."""
+    shown = {item.name: getattr(backend, item.name) for item in dataclasses.fields(backend)}
+    shown["kind"] = backend.kind.value
+    shown["headers"] = dict.fromkeys(backend.headers, MASK) if mask else dict(backend.headers)
+    return shown
+
+
+def _unmask(new: Sequence[BackendSettings], old: Sequence[BackendSettings]) -> tuple[BackendSettings, ...]:
+    """A configuration that was read masked may be posted back: masked values are the ones we have.
+
+    Only for the same name *and* URL: else a masked header could be sent to somebody else's server.
+    """
+    known = {(b.name, b.url): b.headers for b in old}
+    result = []
+    for backend in new:
+        held = known.get((backend.name, backend.url), {})
+        headers = {}
+        for name, value in backend.headers.items():
+            if value == MASK and name not in held:
+                raise SettingsError(
+                    f"the value of header {name!r} of backend {backend.name!r} is masked",
+                    "send the real value; a masked one is kept only where name and url are unchanged",
+                )
+            headers[name] = held[name] if value == MASK else value
+        result.append(dataclasses.replace(backend, headers=headers))
+    return tuple(result)
+
+
+def _mapping(data: object, what: str) -> Mapping[str, object]:
+    if not isinstance(data, Mapping):
+        raise SettingsError(f"{what} is not a set of keys and values", "see router/README.md for the schema")
+    return data
+
+
+def _url(key: str, value: object) -> str:
+    url = check_url(value, key)
+    if urlsplit(url).query:
+        raise SettingsError(f"{key} has a query", "give the base URL only")
+    return url
+
+
+def _optional_url(key: str, value: object) -> str | None:
+    return None if value is None else check_url(value, key)
+
+
+def _positive(key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+        raise SettingsError(f"{key} must be a positive number, not {value!r}", f"for example {key}: 10")
+    return float(value)
+
+
+def _not_negative(key: str, value: object) -> float | None:
+    if value is None or (value == 0 and not isinstance(value, bool)):
+        return None if value is None else 0.0
+    return _positive(key, value)
+
+
+def _count(key: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10**12:
+        raise SettingsError(f"{key} must be a whole number of at least 1, not {value!r}", f"for example {key}: 100")
+    return value
+
+
+def _optional_count(key: str, value: object) -> int | None:
+    return None if value is None else _count(key, value)
+
+
+def _bool(key: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise SettingsError(f"{key} must be true or false, not {value!r}", f"for example {key}: true")
+    return value
+
+
+def _name(key: str, value: object) -> str:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise SettingsError(f"{value!r} can't name a backend", "use letters, digits, '.', '_' and '-'")
+    return value
+
+
+def _kind(key: str, value: object) -> Kind:
+    if not isinstance(value, str) or value not in set(Kind):
+        raise SettingsError(f"unknown kind {value!r}", did_you_mean(str(value), [k.value for k in Kind]))
+    return Kind(value)
+
+
+def _headers(key: str, value: object) -> dict[str, str]:
+    result: dict[str, str] = {}
+    for name, text in _mapping(value, "headers").items():
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name) or name.lower() in _OWN_HEADERS:
+            raise SettingsError(f"{name!r} can't be a backend's header", "for example Authorization")
+        if not isinstance(text, str) or not _HEADER_VALUE.fullmatch(text):
+            raise SettingsError(f"the value of header {name!r} is not plain text", "one line of ASCII")
+        result[name.lower()] = text
+    return result
+
+
+def _hashes(key: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise SettingsError(f"{key} must be a list", "a list of SHA-256 hashes in hex")
+    for item in value:
+        if not isinstance(item, str) or not _SHA256.fullmatch(item.lower()):
+            raise SettingsError(f"{key} has an entry that is no SHA-256 hash", "printf %s KEY | sha256sum")
+    return tuple(dict.fromkeys(item.lower() for item in value))
+
+
+def _backends(key: str, value: object) -> tuple[BackendSettings, ...]:
+    if not isinstance(value, list | tuple):
+        raise SettingsError("backends must be a list", 'for example [{"name", "kind", "url"}]')
+    return named([parse_backend(item) for item in value])
+
+
+_BACKEND_CHECKS: dict[str, Callable[[str, object], object]] = {
+    "name": _name,
+    "kind": _kind,
+    "url": _url,
+    "headers": _headers,
+    "max_concurrency": _optional_count,
+    "replicas_url": _optional_url,
+    "price_per_hour_usd": _not_negative,
+    "keep_warm": _bool,
+}
+_SETTINGS_CHECKS: dict[str, Callable[[str, object], object]] = {
+    "backends": _backends,
+    "api_key_sha256": _hashes,
+    "admin_key_sha256": _hashes,
+    "max_concurrency": _count,
+    "body_cap_bytes": _count,
+    **{f.name: _positive for f in dataclasses.fields(Settings) if f.name.endswith("_s")},
+}

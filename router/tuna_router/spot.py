@@ -1,0 +1,268 @@
+"""The life of one spot backend: COLD -> WARMING -> READY -> DRAINING, as a pure state machine.
+
+    COLD      nobody there, and nobody asked. Nothing is sent to it: a request would wake the fleet.
+    WARMING   wanted or seen, not proved. Probed; the probes also keep its traffic above zero.
+    READY     it generated a token. Takes requests.
+    DRAINING  its last replicas are going. Takes nothing new.
+
+The machine does no I/O and never sleeps: the clock comes in, `apply` is the only way in which the
+state changes, and `probe_due`/`next_probe_at` tell the watcher what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class SpotState(StrEnum):
+    """See the module."""
+
+    COLD = "COLD"
+    WARMING = "WARMING"
+    READY = "READY"
+    DRAINING = "DRAINING"
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """A client request arrived (whichever backend answers it): the spot fleet is wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The router started, or learned of this backend: look once whether it is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicasSeen:
+    """Somebody who knows (the fleet's controller) counted its replicas."""
+
+    ready: int
+    starting: int = 0
+    draining: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ProbePassed:
+    """A one-token generation came back. `epoch` is the machine's when the probe began."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeFailed:
+    """A probe did not get its token. `epoch` is the machine's when the probe began."""
+
+    epoch: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestServed:
+    """A client request was answered: as good as a probe."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFailed:
+    """A client request failed here. `gone`: nobody was there (refused, reset, 502-504).
+
+    `epoch` is the machine's when the request began: the late end of an old connection says nothing
+    about the replica that has come since.
+    """
+
+    epoch: int
+    reason: str
+    gone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed."""
+
+
+Event = Traffic | Started | ReplicasSeen | ProbePassed | ProbeFailed | RequestServed | RequestFailed | Tick
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The machine's intervals in seconds; see `Settings` for the fields of the same names."""
+
+    probe_interval_s: float = 2.0
+    idle_after_s: float = 60.0
+    drain_limit_s: float = 300.0
+    keep_warm: bool = False
+
+    @property
+    def slow_probe_s(self) -> float:
+        """Between probes of a WARMING backend that no client waits for."""
+        return max(self.probe_interval_s, self.idle_after_s / 2)
+
+    @property
+    def recheck_s(self) -> float:
+        """How long a READY backend with traffic may serve nothing before it is looked at again."""
+        return 5 * self.probe_interval_s
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One change of state."""
+
+    source: SpotState
+    target: SpotState
+    reason: str
+
+
+class SpotMachine:
+    """The state of one spot backend. `on_change` is called after each change, inside `apply`."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        timing: Timing | None = None,
+        on_change: Callable[[Transition], None] | None = None,
+    ) -> None:
+        self.timing = timing or Timing()
+        self.state = SpotState.COLD
+        self.since = clock()
+        self.reason = "not looked at yet"
+        self.replicas: ReplicasSeen | None = None
+        self.epoch = 0
+        """Counts the entries into WARMING; results that began in an earlier epoch are void."""
+        self.next_probe_at: float | None = None
+        self._clock = clock
+        self._on_change = on_change
+        self._last_traffic: float | None = None
+        self._last_served = self.since
+        self._replicas_at = self.since
+        self._ready_s = 0.0
+
+    def __repr__(self) -> str:
+        return f"<SpotMachine {self.state} since {self._clock() - self.since:.1f} s: {self.reason}>"
+
+    @property
+    def wanted(self) -> bool:
+        """True while clients came lately, or the fleet is to be kept warm."""
+        if self.timing.keep_warm:
+            return True
+        return self._last_traffic is not None and self._clock() - self._last_traffic < self.timing.idle_after_s
+
+    @property
+    def ready_seconds(self) -> float:
+        """Total time in READY."""
+        return self._ready_s + (self._clock() - self.since if self.state is SpotState.READY else 0.0)
+
+    def probe_due(self) -> bool:
+        """True when a probe should begin now. The caller reports its result with the `epoch` of now."""
+        return self.next_probe_at is not None and self._clock() >= self.next_probe_at
+
+    def apply(self, event: Event) -> Transition | None:
+        """Take one event in; the only way in which the state changes. Returns the change, if any."""
+        match event:
+            case Traffic():
+                self._last_traffic = self._clock()
+                if self.state is SpotState.COLD:
+                    return self._enter(SpotState.WARMING, "traffic")
+                if self.state is SpotState.WARMING:
+                    self._bring_forward(self.timing.probe_interval_s)
+                elif self.state is SpotState.READY and self.next_probe_at is None:
+                    self.next_probe_at = self._clock() + self.timing.recheck_s
+            case Started():
+                if self.state is SpotState.COLD:
+                    return self._enter(SpotState.WARMING, "looking whether it is there")
+            case ReplicasSeen():
+                return self._replicas_seen(event)
+            case ProbePassed(epoch):
+                if epoch == self.epoch and self.state in (SpotState.WARMING, SpotState.READY):
+                    self._last_served = self._clock()
+                    if self.state is SpotState.WARMING:
+                        return self._enter(SpotState.READY, "a probe generated a token")
+                    self._plan_recheck()
+            case ProbeFailed(epoch, reason):
+                return self._probe_failed(epoch, reason)
+            case RequestServed():
+                self._last_served = self._clock()
+            case RequestFailed(epoch, reason, gone):
+                if self.state is SpotState.READY and epoch == self.epoch:
+                    if gone:
+                        return self._enter(SpotState.WARMING, f"a request failed: {reason}")
+                    self.next_probe_at = self._clock()
+            case Tick():
+                return self._tick()
+        return None
+
+    def _replicas_seen(self, seen: ReplicasSeen) -> Transition | None:
+        before, self.replicas = self.replicas, seen
+        self._replicas_at = self._clock()
+        if seen.ready > 0:
+            if self.state in (SpotState.COLD, SpotState.DRAINING):
+                return self._enter(SpotState.WARMING, f"{seen.ready} ready")
+            if self.state is SpotState.WARMING and (before is None or before.ready < seen.ready):
+                self.next_probe_at = self._clock()
+            return None
+        if seen.starting > 0:
+            if self.state is SpotState.WARMING:
+                return None
+            return self._enter(SpotState.WARMING, f"{seen.starting} starting")
+        if seen.draining > 0:
+            if self.state is SpotState.DRAINING:
+                return None
+            return self._enter(SpotState.DRAINING, f"{seen.draining} draining, none ready")
+        if self.state is SpotState.COLD or (self.state is SpotState.WARMING and self.wanted):
+            return None  # woken, and its controller has not begun yet
+        return self._enter(SpotState.COLD, "no replicas")
+
+    def _probe_failed(self, epoch: int, reason: str) -> Transition | None:
+        if epoch != self.epoch:
+            return None
+        if self.state is SpotState.READY:
+            return self._enter(SpotState.WARMING, f"a probe failed: {reason}")
+        if self.state is SpotState.WARMING:
+            if not self.wanted and not self._alive:
+                return self._enter(SpotState.COLD, f"not there: {reason}")
+            self.reason = f"not ready: {reason}"
+            self.next_probe_at = self._clock() + self._interval
+        return None
+
+    def _tick(self) -> Transition | None:
+        now = self._clock()
+        if self.state is SpotState.DRAINING and now - self._replicas_at >= self.timing.drain_limit_s:
+            return self._enter(SpotState.COLD, "no news of its draining")
+        if self.state is SpotState.READY and self.probe_due() and now - self._last_served < self.timing.recheck_s:
+            self._plan_recheck()
+        return None
+
+    @property
+    def _alive(self) -> bool:
+        return self.replicas is not None and self.replicas.ready + self.replicas.starting > 0
+
+    @property
+    def _interval(self) -> float:
+        return self.timing.probe_interval_s if self.wanted else self.timing.slow_probe_s
+
+    def _bring_forward(self, delay: float) -> None:
+        at = self._clock() + delay
+        if self.next_probe_at is not None and self.next_probe_at > at:
+            self.next_probe_at = at
+
+    def _plan_recheck(self) -> None:
+        # Without traffic a READY backend is left alone: looking at it would keep the fleet awake.
+        self.next_probe_at = self._clock() + self.timing.recheck_s if self.wanted else None
+
+    def _enter(self, target: SpotState, reason: str) -> Transition:
+        """Called by `apply` for every change: keeps the books of the old state, arms the new one."""
+        now = self._clock()
+        source = self.state
+        self._ready_s = self.ready_seconds
+        self.state, self.since, self.reason = target, now, reason
+        self.next_probe_at = None
+        if target is SpotState.WARMING:
+            self.epoch += 1
+            self.next_probe_at = now
+        elif target is SpotState.READY:
+            self._plan_recheck()
+        transition = Transition(source, target, reason)
+        if self._on_change is not None:
+            self._on_change(transition)
+        return transition
