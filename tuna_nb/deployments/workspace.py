@@ -32,7 +32,7 @@ class Workspace:
     def backend(self, name: str) -> Backend:
         """Raises RequestError for a name nobody registered, BackendError where its package is missing."""
         if name not in self._backends:
-            self._backends[name] = registry.load(name)
+            self._backends[name] = registry.get(name)
         return self._backends[name]
 
     def router_host(self, name: str = "process") -> RouterHost:

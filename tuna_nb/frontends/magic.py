@@ -86,7 +86,7 @@ class TunaMagics(Magics):
             from tuna_nb.views.text import TextProgress
 
             if wait or shown == mode.TERMINAL:
-                job.subscribe(TextProgress(sys.stdout, options.verbose))
+                job.subscribe(TextProgress(sys.stdout))
         if not wait:
             return _JobHandle(job, quiet_once=shown == mode.WIDGET)
         result = job.wait()

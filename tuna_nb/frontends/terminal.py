@@ -61,7 +61,7 @@ def _work(work: Any, options: Namespace, context: Any) -> Any:
     from tuna_nb.views.text import TextProgress
 
     job, _ = context.jobs.submit(work)
-    job.subscribe(TextProgress(sys.stderr, options.verbose))
+    job.subscribe(TextProgress(sys.stderr))
     return job.wait()
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tuna_nb.benchmarks.story import Story
 from tuna_nb.costs.bill import Bill
 from tuna_nb.deployments.checks import ProviderChecks
 from tuna_nb.deployments.connection import Connection
@@ -219,6 +220,32 @@ def _jobs(jobs: list[Any], now: float) -> Sheet:
     )
 
 
+def _story(s: Story, _now: float) -> Sheet:
+    whole = len(s.outcomes) - s.failed
+    start = s.outcomes[0].sent_at if s.outcomes else 0.0
+    facts = [("requests", str(len(s.outcomes))), ("answered whole", str(whole)), ("failed", str(s.failed))]
+    if s.median_ttft_s is not None:
+        facts.append(("median time to first token", f"{s.median_ttft_s * 1000:.0f} ms"))
+    facts += [
+        ("cost", f"{usd(s.bill.usd)}; the local cloud's own bill says {usd(s.providers_bill_usd)}"),
+        ("time", age(s.seconds)),
+    ]
+    width = 80
+    ribbon = [s.ribbon[i : i + width] for i in range(0, len(s.ribbon), width)]
+    rows = tuple((f"{max(0.0, at - start):.1f} s", text) for at, text in s.events)
+    notes = ("who answered, request by request (░ serverless, █ spot, x nobody):", *ribbon)
+    errors = [f"request {o.number}: {o.error}" for o in s.outcomes if o.error][:5]
+    parts = [f"{x.role}: {x.hours * 3600:,.0f} s billed, {usd(x.usd)}, {x.requests} requests" for x in s.bill.sides]
+    return Sheet(
+        f"failed = {s.failed} of {len(s.outcomes)} requests through a preemption under load",
+        tuple(facts),
+        ("when", "what happened"),
+        rows,
+        (*notes, *parts, *errors),
+        "bad" if s.failed else "good",
+    )
+
+
 def _removed(r: Removed, _now: float) -> Sheet:
     return Sheet(f"gone: {', '.join(r.names)}" if r.names else r.note or "nothing to destroy", tone="good")
 
@@ -237,6 +264,7 @@ _SHEETS: tuple[tuple[type, Callable[[Any, float], Sheet]], ...] = (
     (DeploymentPlan, _plan),
     (Bill, _bill),
     (ProviderChecks, _checks),
+    (Story, _story),
     (Removed, _removed),
     (Connection, _connection),
     (list, lambda _r, _now: Sheet("none")),

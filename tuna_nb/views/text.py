@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from tuna_nb.jobs import Snapshot
+from tuna_nb.jobs import LogEntry, Snapshot
 from tuna_nb.views.sheets import Sheet, age
 
 _STYLE = {"good": "bold green", "bad": "bold red", "busy": "bold yellow", "plain": "bold"}
@@ -57,24 +57,22 @@ def progress_line(s: Snapshot, now: float) -> str:
 
 
 class TextProgress:
-    """A job's progress on a stream: one redrawn line on a terminal, one line per step elsewhere."""
+    """A job's progress on a stream: its log line by line, and on a terminal a redrawn bar below."""
 
-    def __init__(self, stream: TextIO | None = None, verbose: bool = False, clock: Callable[[], float] = time.time):
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.time):
         self._out = stream or sys.stderr
-        self._verbose = verbose
         self._clock = clock
-        self._seen = 0
-        self._last: tuple[str, str] | None = None
+        self._last: LogEntry | None = None
 
     def __call__(self, s: Snapshot) -> None:
-        if self._out.isatty() and not self._verbose:
-            self._out.write("\r\x1b[K" + progress_line(s, self._clock()) + ("\n" if s.final else ""))
-        elif self._verbose:
-            started = s.log[self._seen :] if len(s.log) < 500 else s.log[-1:]
-            self._seen = len(s.log)
-            for entry in started:
-                self._out.write(f"{s.name}: {entry.text}\n")
-        elif (s.step, s.state) != self._last:
-            self._last = (s.step, s.state)
-            self._out.write(progress_line(s, self._clock()) + "\n")
+        bar = self._out.isatty()
+        if bar:
+            self._out.write("\r\x1b[K")
+        # The log is capped, so new lines are those after the last one seen, not those after a count.
+        seen = next((i for i in range(len(s.log) - 1, -1, -1) if s.log[i] is self._last), -1)
+        for entry in s.log[seen + 1 :]:
+            self._last = entry
+            self._out.write(f"{age(entry.at - s.started_at):>7}  {entry.text}\n")
+        if bar and not s.final:
+            self._out.write(progress_line(s, self._clock()))
         self._out.flush()
