@@ -62,7 +62,7 @@ def read_traffic(stats: dict[str, Any]) -> Traffic:
     """The router's `/router/stats` as the bill needs it."""
     backends = stats["backends"]
     return Traffic(
-        requests=sum(int(b["requests"]["finished"]) for b in backends),
-        by_role=tuple((str(b["kind"]), int(b["requests"]["finished"])) for b in backends),
+        requests=sum(int(b["finished"]) for b in backends),
+        by_role=tuple((str(b["kind"]), int(b["finished"])) for b in backends),
         tokens=sum(int(b["prompt_tokens"]) + int(b["completion_tokens"]) for b in backends),
     )

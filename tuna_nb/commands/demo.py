@@ -27,7 +27,7 @@ from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import RequestError, TunaError
 from tuna_nb.jobs import Report, Work
 
-NAME = "tuna-demo"
+NAME = "demo"
 PER_SECOND = 8.0
 MAX_TOKENS = 24
 WAIT_S = 60.0

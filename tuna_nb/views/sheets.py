@@ -167,8 +167,7 @@ def _bill(b: Bill, _now: float) -> Sheet:
         (
             s.role,
             s.provider,
-            str(s.replicas),
-            str(s.running),
+            f"{s.replicas} ({s.running} now)",
             f"{s.hours * 3600:,.0f} s",
             usd(s.usd),
             usd(s.rate_usd_per_hour, 3),
@@ -179,7 +178,7 @@ def _bill(b: Bill, _now: float) -> Sheet:
     return Sheet(
         f"{b.name} has cost {usd(b.usd)}",
         tuple(facts),
-        ("part", "provider", "replicas", "running", "billed time", "cost", "$/h now", "requests") if rows else (),
+        ("part", "provider", "replicas", "billed", "cost", "$/h now", "requests") if rows else (),
         rows,
         (f"from {b.basis}",),
     )

@@ -11,6 +11,7 @@ from typing import TextIO
 from tuna_nb.jobs import LogEntry, Snapshot
 from tuna_nb.views.sheets import Sheet, age
 
+_PROSE = ("detail", "error", "what happened", "found", "to fix", "step")
 _STYLE = {"good": "bold green", "bad": "bold red", "busy": "bold yellow", "plain": "bold"}
 
 
@@ -42,7 +43,8 @@ def _print(sheet: Sheet, out: TextIO, width: int | None) -> None:
     if sheet.columns:
         table = Table(box=box.SIMPLE_HEAD if console.is_terminal else box.SIMPLE, pad_edge=False)
         for column in sheet.columns:
-            table.add_column(column, overflow="fold")
+            # Only prose may be folded: a folded name or address can't be copied.
+            table.add_column(column, overflow="fold", no_wrap=column not in _PROSE)
         for row in sheet.rows:
             table.add_row(*(Text(cell) for cell in row))
         console.print(table)
