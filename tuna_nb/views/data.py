@@ -52,9 +52,19 @@ def frame(result: Any) -> pd.DataFrame | None:
             for s in result.deployments
         ]
         columns = [f.name for f in fields(DeploymentStatus) if f.name not in ("components", "routing", "step")]
-        return pd.DataFrame(rows, columns=[*columns, "rate_usd_per_hour"])
+        return _dated(pd.DataFrame(rows, columns=[*columns, "rate_usd_per_hour"]))
     if isinstance(result, ProviderChecks):
         return pd.DataFrame([{"provider": p} | plain(c) for p, c in result.rows])
     if isinstance(result, list):
-        return pd.DataFrame([plain(r) for r in result])
+        return _dated(pd.DataFrame([plain(r) for r in result]))
     return None
+
+
+def _dated(table: pd.DataFrame) -> pd.DataFrame:
+    """Unix seconds in the columns named `..._at` as UTC times."""
+    import pandas as pd
+
+    for column in table.columns:
+        if str(column).endswith("_at"):
+            table[column] = pd.to_datetime(table[column], unit="s", utc=True)
+    return table

@@ -6,7 +6,7 @@ import io
 import sys
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import Any, TextIO
 
 from tuna_nb.jobs import LogEntry, Snapshot
 from tuna_nb.views.sheets import Sheet, age
@@ -18,22 +18,23 @@ _STYLE = {"good": "bold green", "bad": "bold red", "busy": "bold yellow", "plain
 def render(sheet: Sheet, width: int = 120) -> str:
     """Without colour, `width` characters wide at most where cells can be wrapped."""
     out = io.StringIO()
-    _print(sheet, out, width=width)
+    # Inside a kernel rich would display its own HTML beside ours.
+    _print(sheet, out, width=width, force_jupyter=False, force_terminal=False, color_system=None)
     return out.getvalue().rstrip("\n")
 
 
 def show(sheet: Sheet, stream: TextIO) -> None:
     """To a terminal, with colour where it has any."""
-    _print(sheet, stream, width=None)
+    _print(sheet, stream, force_jupyter=False)
 
 
-def _print(sheet: Sheet, out: TextIO, width: int | None) -> None:
+def _print(sheet: Sheet, out: TextIO, **console_options: Any) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(file=out, width=width, highlight=False, soft_wrap=False)
+    console = Console(file=out, highlight=False, **console_options)
     console.print(Text(sheet.title, style=_STYLE[sheet.tone]))
     if sheet.facts:
         widest = max(len(label) for label, _ in sheet.facts)
