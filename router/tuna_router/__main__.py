@@ -28,7 +28,12 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         sock = bind(options.host, options.port)
 
         async def run() -> None:
-            router = Router(launch.settings, open_door=launch.open_door, save_to=launch.save_to)
+            router = Router(
+                launch.settings,
+                open_door=launch.open_door,
+                save_to=launch.save_to,
+                not_saved=launch.not_saved,
+            )
             await serve_until_stopped(
                 router,
                 sock,

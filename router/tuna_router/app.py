@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 
 from tuna_router.auth import Role, presented_key
@@ -31,10 +31,13 @@ class Router:
         *,
         open_door: bool = False,
         save_to: Path | None = None,
+        not_saved: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.core = Core(settings, open_door=open_door, save_to=save_to, clock=clock, wall=wall)
+        self.core = Core(
+            settings, open_door=open_door, save_to=save_to, not_saved=not_saved, clock=clock, wall=wall
+        )
         self._watchers = Watchers(self.core)
         self._control: Application | None = None
         self._control_lock = asyncio.Lock()

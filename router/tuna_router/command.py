@@ -17,11 +17,16 @@ from tuna_router.settings import BackendSettings, Kind, Settings, check_url, nam
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What a router is to be started with."""
+    """What a router is to be started with.
+
+    `not_saved` are hashes of keys from flags or environment: they are given anew at every start, and
+    in the file they would outlive their rotation.
+    """
 
     settings: Settings
     open_door: bool
     save_to: Path | None
+    not_saved: tuple[str, ...] = ()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -80,43 +85,45 @@ def prepare(options: argparse.Namespace, environ: Mapping[str, str]) -> Launch:
         spot = [environ["SKYSERVE_BASE_URL"]]
     try:
         backends = [
-            *_of_kind(Kind.SERVERLESS, serverless, settings.backends, token),
-            *_of_kind(Kind.SPOT, spot, settings.backends, None),
+            *_with_token(_of_kind(Kind.SERVERLESS, serverless, settings.backends), token, given=bool(serverless)),
+            *_of_kind(Kind.SPOT, spot, settings.backends),
         ]
         settings = dataclasses.replace(settings, backends=named(backends))
     except SettingsError as error:
         raise UsageError(error.message, error.hint) from error
     if options.max_concurrency is not None:
         settings = dataclasses.replace(settings, max_concurrency=options.max_concurrency)
-    settings = _with_key(settings, options, environ)
-    return Launch(settings, options.no_auth, options.config)
+    launch = Launch(settings, options.no_auth, options.config)
+    return launch if options.no_auth else _with_key(launch, options, environ)
 
 
-def _of_kind(
-    kind: Kind, urls: Sequence[str], known: Sequence[BackendSettings], token: str | None
-) -> list[BackendSettings]:
+def _of_kind(kind: Kind, urls: Sequence[str], known: Sequence[BackendSettings]) -> list[BackendSettings]:
     """The backends of one kind: those of the flags, else those of the file.
 
     A URL that the file knows keeps the headers and limits that the file gives it.
     """
     of_file = [b for b in known if b.kind is kind]
-    result = of_file
-    if urls:
-        by_url = {b.url: b for b in of_file}
-        checked = [check_url(url, f"--{kind.value}") for url in urls]
-        result = [by_url.get(url) or BackendSettings("", kind, url) for url in dict.fromkeys(checked)]
+    if not urls:
+        return of_file
+    by_url = {b.url: b for b in of_file}
+    checked = [check_url(url, f"--{kind.value}") for url in urls]
+    return [by_url.get(url) or BackendSettings("", kind, url) for url in dict.fromkeys(checked)]
+
+
+def _with_token(backends: list[BackendSettings], token: str | None, *, given: bool) -> list[BackendSettings]:
+    """SERVERLESS_AUTH_TOKEN goes to the URLs of the flags or the environment (`given`), never to a
+    backend of the file that has credentials of its own: that may be another provider."""
     if token is None:
-        return result
+        return backends
     bearer = {"authorization": f"Bearer {token}"}
     return [
-        b if "authorization" in b.headers else dataclasses.replace(b, headers={**b.headers, **bearer})
-        for b in result
+        dataclasses.replace(b, headers={**b.headers, **bearer}) if given or "authorization" not in b.headers else b
+        for b in backends
     ]
 
 
-def _with_key(settings: Settings, options: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
-    if options.no_auth:
-        return settings
+def _with_key(launch: Launch, options: argparse.Namespace, environ: Mapping[str, str]) -> Launch:
+    settings = launch.settings
     key = None
     if options.api_key_env is not None:
         key = environ.get(options.api_key_env)
@@ -127,15 +134,16 @@ def _with_key(settings: Settings, options: argparse.Namespace, environ: Mapping[
             )
     elif environ.get("API_KEY"):
         key = environ["API_KEY"]
-    if key is not None:
-        hashes = dict.fromkeys((sha256_hex(key), *settings.api_key_sha256))
-        return dataclasses.replace(settings, api_key_sha256=tuple(hashes))
+    if key is not None and sha256_hex(key) not in settings.api_key_sha256:
+        mine = sha256_hex(key)
+        settings = dataclasses.replace(settings, api_key_sha256=(mine, *settings.api_key_sha256))
+        return dataclasses.replace(launch, settings=settings, not_saved=(mine,))
     if not settings.api_key_sha256 and not settings.admin_key_sha256:
         raise UsageError(
             "no API key is configured",
             "--api-key-env NAME names the variable that holds one; --no-auth lets everyone in",
         )
-    return settings
+    return launch
 
 
 def _port(text: str) -> int:

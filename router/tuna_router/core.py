@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from tuna_router import state
@@ -18,7 +19,8 @@ from tuna_router.settings import Settings
 class Core:
     """Settings, counters, keys, backends and upstream connections of one router.
 
-    `open_door` is `--no-auth`. Accepted changes are written to `save_to` where it is given.
+    `open_door` is `--no-auth`. Accepted changes are written to `save_to` where it
+    is given, without the key hashes of `not_saved`.
     """
 
     def __init__(
@@ -27,6 +29,7 @@ class Core:
         *,
         open_door: bool = False,
         save_to: Path | None = None,
+        not_saved: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -36,6 +39,7 @@ class Core:
         self.fleet = Fleet(self.meter)
         self.upstream = Upstream()
         self._save_to = save_to
+        self._not_saved = frozenset(not_saved)
         self._take(settings)
 
     def configure(self, settings: Settings) -> None:
@@ -44,7 +48,8 @@ class Core:
         Raises SettingsError when the file can't be written; then nothing has changed.
         """
         if self._save_to is not None:
-            state.save(self._save_to, settings)
+            kept = tuple(key for key in settings.api_key_sha256 if key not in self._not_saved)
+            state.save(self._save_to, dataclasses.replace(settings, api_key_sha256=kept))
         self._take(settings)
 
     def _take(self, settings: Settings) -> None:

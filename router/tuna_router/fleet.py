@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from tuna_router.errors import ClientGone, ClientSlow
 from tuna_router.meter import Mark, Meter, Outcome, StateChange
 from tuna_router.policy import BackendView
 from tuna_router.settings import BackendSettings, Kind, Settings
@@ -27,8 +28,8 @@ class Attempt:
     def __init__(self, marks: Iterable[Mark], epoch: int) -> None:
         self.marks = tuple(marks)
         self.epoch = epoch
-        self.outcome = Outcome.CANCELLED
-        """What it is counted as; cancelled unless somebody says otherwise before it ends."""
+        self.outcome = Outcome.FAILED
+        """What it is counted as, unless it is cancelled."""
 
 
 class LiveBackend:
@@ -80,6 +81,9 @@ class LiveBackend:
         self.in_flight += 1
         try:
             yield attempt
+        except (asyncio.CancelledError, ClientGone, ClientSlow):
+            attempt.outcome = Outcome.CANCELLED
+            raise
         finally:
             self.in_flight -= 1
             for mark in attempt.marks:
@@ -115,6 +119,7 @@ class Fleet:
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
         self._backends: dict[str, LiveBackend] = {}
+        self._removed_ready_s = 0.0
 
     def __iter__(self) -> Iterator[LiveBackend]:
         return iter(self._backends.values())
@@ -129,8 +134,8 @@ class Fleet:
 
     @property
     def ready_seconds(self) -> float:
-        """The longest time that a spot backend was READY, in total."""
-        return max((b.machine.ready_seconds for b in self.spots if b.machine is not None), default=0.0)
+        """Total time in READY of the spot backend that has most of it, removed ones included."""
+        return self._removed_ready_s + _most_ready(self)
 
     def configure(self, settings: Settings) -> None:
         """Take a new list of backends over."""
@@ -153,6 +158,7 @@ class Fleet:
                 machine = SpotMachine(self._meter.clock, timing, self._log(item.name))
             self._backends[item.name] = LiveBackend(item, machine, self._meter)
             self._backends[item.name].tell(Started())
+        self._removed_ready_s += _most_ready(b for b in kept.values() if b not in self._backends.values())
 
     def traffic(self) -> None:
         """A client request arrived: every spot fleet is wanted."""
@@ -171,3 +177,7 @@ class Fleet:
             )
 
         return note
+
+
+def _most_ready(backends: Iterable[LiveBackend]) -> float:
+    return max((b.machine.ready_seconds for b in backends if b.machine is not None), default=0.0)

@@ -137,6 +137,7 @@ class SpotMachine:
         self._last_served = self.since
         self._replicas_at = self.since
         self._ready_s = 0.0
+        self._suspect = False
 
     def __repr__(self) -> str:
         return f"<SpotMachine {self.state} since {self._clock() - self.since:.1f} s: {self.reason}>"
@@ -154,8 +155,14 @@ class SpotMachine:
         return self._ready_s + (self._clock() - self.since if self.state is SpotState.READY else 0.0)
 
     def probe_due(self) -> bool:
-        """True when a probe should begin now. The caller reports its result with the `epoch` of now."""
+        """True when a probe should begin now."""
         return self.next_probe_at is not None and self._clock() >= self.next_probe_at
+
+    def begin_probe(self) -> int:
+        """A probe begins; its result is reported with the epoch that this returns."""
+        self.next_probe_at = None
+        self._suspect = False
+        return self.epoch
 
     def apply(self, event: Event) -> Transition | None:
         """Take one event in; the only way in which the state changes. Returns the change, if any."""
@@ -187,6 +194,7 @@ class SpotMachine:
                 if self.state is SpotState.READY and epoch == self.epoch:
                     if gone:
                         return self._enter(SpotState.WARMING, f"a request failed: {reason}")
+                    self._suspect = True
                     self.next_probe_at = self._clock()
             case Tick():
                 return self._tick()
@@ -222,14 +230,16 @@ class SpotMachine:
             if not self.wanted and not self._alive:
                 return self._enter(SpotState.COLD, f"not there: {reason}")
             self.reason = f"not ready: {reason}"
-            self.next_probe_at = self._clock() + self._interval
+            if self.next_probe_at is None:  # else something happened while this probe ran
+                self.next_probe_at = self._clock() + self._interval
         return None
 
     def _tick(self) -> Transition | None:
         now = self._clock()
         if self.state is SpotState.DRAINING and now - self._replicas_at >= self.timing.drain_limit_s:
             return self._enter(SpotState.COLD, "no news of its draining")
-        if self.state is SpotState.READY and self.probe_due() and now - self._last_served < self.timing.recheck_s:
+        served_lately = now - self._last_served < self.timing.recheck_s
+        if self.state is SpotState.READY and self.probe_due() and served_lately and not self._suspect:
             self._plan_recheck()
         return None
 
@@ -257,6 +267,7 @@ class SpotMachine:
         self._ready_s = self.ready_seconds
         self.state, self.since, self.reason = target, now, reason
         self.next_probe_at = None
+        self._suspect = False
         if target is SpotState.WARMING:
             self.epoch += 1
             self.next_probe_at = now

@@ -70,7 +70,7 @@ async def _probe_when_due(core: Core, backend: LiveBackend) -> None:
         backend.nudge.clear()
         backend.tell(Tick())
         if machine.probe_due():
-            epoch = machine.epoch
+            epoch = machine.begin_probe()
             reason = await probe(core, backend.settings)
             backend.last_probe_at = core.meter.wall()
             backend.last_probe_error = reason

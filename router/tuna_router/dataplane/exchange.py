@@ -11,9 +11,10 @@ from tuna_router.dataplane.account import Reader
 from tuna_router.dataplane.admit import Refusal, admit
 from tuna_router.dataplane.forward import Answered, Failed, Outgoing, Refused, open_answer
 from tuna_router.dataplane.headers import downstream_headers, own_headers, request_id_of, upstream_headers
-from tuna_router.dataplane.intake import Body, ClientGone, Presence, read_body
+from tuna_router.dataplane.intake import Body, Presence, read_body
 from tuna_router.dataplane.relay import relay
 from tuna_router.envelope import Receive, Scope, Send, answer, error_body
+from tuna_router.errors import ClientGone, ClientSlow
 from tuna_router.fleet import Attempt, LiveBackend
 from tuna_router.meter import Mark, Outcome
 from tuna_router.policy import choose
@@ -77,13 +78,12 @@ class _Exchange:
         """Read, plan, try, relay. Raises ClientGone."""
         async with Presence(self.receive) as presence:
             try:
-                body = await read_body(
-                    self.receive, self.core.settings.body_cap_bytes, _BODY_PATIENCE_S, presence.listen
-                )
-            except TimeoutError:
+                cap_bytes = self.core.settings.body_cap_bytes
+                body = await read_body(self.receive, cap_bytes, _BODY_PATIENCE_S, presence.listen)
+                return await self._try_all(body, presence)
+            except ClientSlow:
                 await self._error(408, "The request's body did not arrive in time.", "request_timeout", presence)
                 return Outcome.FAILED
-            return await self._try_all(body, presence)
 
     async def _try_all(self, body: Body, presence: Presence) -> Outcome:
         core = self.core

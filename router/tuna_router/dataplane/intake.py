@@ -10,12 +10,9 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from tuna_router.envelope import Receive
+from tuna_router.errors import ClientGone, ClientSlow
 
 _STREAM = re.compile(rb'"stream"\s*:\s*true')
-
-
-class ClientGone(Exception):
-    """The client closed its connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +45,7 @@ class Body:
 async def read_body(receive: Receive, cap_bytes: int, patience_s: float, at_end: Callable[[], None]) -> Body:
     """Read a request's body; `at_end` is called when its last byte was read, now or later.
 
-    Raises ClientGone, or TimeoutError when nothing comes for `patience_s`.
+    Raises ClientGone, or ClientSlow when nothing comes for `patience_s`; reading the rest does, too.
     """
     collected = bytearray()
     while True:
@@ -72,8 +69,11 @@ async def _rest(receive: Receive, patience_s: float, at_end: Callable[[], None])
 
 
 async def _next(receive: Receive, patience_s: float) -> tuple[bytes, bool]:
-    async with asyncio.timeout(patience_s):
-        message = await receive()
+    try:
+        async with asyncio.timeout(patience_s):
+            message = await receive()
+    except TimeoutError:
+        raise ClientSlow from None
     if message["type"] == "http.disconnect":
         raise ClientGone
     return message.get("body", b""), message.get("more_body", False)

@@ -1,0 +1,1 @@
+"""Tests of the router, over real sockets; the backends are small servers that misbehave on order."""
