@@ -49,7 +49,7 @@ class Running:
         self.router = router
         self.port = port
         self.client = httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", headers={"authorization": f"Bearer {KEY}"}, timeout=10, trust_env=False
+            base_url=f"http://127.0.0.1:{port}", headers={"authorization": f"Bearer {KEY}"}, timeout=10, trust_env=False, verify=False
         )
 
     @property

@@ -1,0 +1,127 @@
+"""Which headers cross the router."""
+
+from __future__ import annotations
+
+import pytest
+from tuna_router.dataplane.headers import downstream_headers, request_id_of, upstream_headers
+from tuna_router.dataplane.upstream import joined
+
+from ..backends import Seen, Wire
+from ..conftest import KEY, StartBackend, StartRouter
+
+
+async def test_the_clients_key_never_reaches_a_backend(start_backend: StartBackend, start_router: StartRouter) -> None:
+    backend = await start_backend()
+    router = await start_router(
+        backends=[
+            {
+                "name": "modal",
+                "kind": "serverless",
+                "url": backend.url,
+                "headers": {"Authorization": "Bearer provider-secret", "Modal-Key": "mk"},
+            }
+        ]
+    )
+    await router.client.post(
+        "/v1/completions",
+        json={},
+        headers={"x-api-key": KEY, "x-copy": f"again {KEY}", "modal-key": "the client's", "x-kept": "yes"},
+    )
+    headers = backend.seen[0].headers
+    assert headers["authorization"] == "Bearer provider-secret"
+    assert headers["modal-key"] == "mk"
+    assert headers["x-kept"] == "yes"
+    assert headers["host"] == f"127.0.0.1:{backend.port}"
+    assert KEY not in str(headers)
+
+
+async def test_the_secrets_of_a_backend_never_reach_the_client(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    backend = await start_backend()
+    entry = {"name": "a", "kind": "serverless", "url": backend.url, "headers": {"x-token": "provider-secret"}}
+    router = await start_router(backends=[entry])
+    answers = [
+        await router.complete(),
+        await router.client.get("/router/health"),
+        await router.client.get("/router/config"),
+        await router.client.get("/router/stats"),
+        await router.client.get("/metrics"),
+    ]
+    assert all(answer.status_code == 200 for answer in answers)
+    assert "provider-secret" not in "".join(answer.text + str(answer.headers) for answer in answers)
+
+
+async def test_any_path_query_and_method_is_forwarded_as_written(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    async def echo(wire: Wire, seen: Seen) -> None:
+        await wire.json({"method": seen.method, "target": seen.target, "body": seen.body.decode()})
+
+    router = await start_router(await start_backend(echo))
+    for method, target, body in (
+        ("GET", "/", ""),
+        ("PUT", "/a%2Fb/c%20d?x=1&y=%26&z", "text"),
+        ("DELETE", "/v1/files/f-1", ""),
+        ("PATCH", "/router-like/x", "p"),
+        ("OPTIONS", "/v1/models?a=b", ""),
+    ):
+        answer = await router.client.request(method, target, content=body)
+        assert answer.json() == {"method": method, "target": target, "body": body}
+
+
+async def test_hop_by_hop_headers_stop_at_the_router(start_backend: StartBackend, start_router: StartRouter) -> None:
+    async def nominate(wire: Wire, seen: Seen) -> None:
+        await wire.json({}, headers="connection: keep-alive, x-hop\r\nx-hop: 1\r\nkeep-alive: timeout=5\r\nx-end: 2\r\n")
+
+    backend = await start_backend(nominate)
+    router = await start_router(backend)
+    answer = await router.client.get(
+        "/x", headers={"connection": "keep-alive, x-mine", "x-mine": "1", "te": "trailers", "x-end": "3"}
+    )
+    assert "x-hop" not in answer.headers
+    assert "keep-alive" not in answer.headers
+    assert answer.headers["x-end"] == "2"
+    seen = backend.seen[0].headers
+    assert "x-mine" not in seen
+    assert "te" not in seen
+    assert seen["x-end"] == "3"
+
+
+async def test_the_request_id_is_passed_on_or_made(start_backend: StartBackend, start_router: StartRouter) -> None:
+    backend = await start_backend()
+    router = await start_router(backend)
+    answer = await router.client.get("/x", headers={"x-request-id": "abc-1"})
+    assert answer.headers["x-request-id"] == "abc-1"
+    assert backend.seen[0].headers["x-request-id"] == "abc-1"
+    assert len((await router.client.get("/x")).headers["x-request-id"]) == 32
+
+
+def test_a_strange_request_id_is_replaced() -> None:
+    assert request_id_of([(b"x-request-id", b"a b")]) != b"a b"
+    assert len(request_id_of([(b"x-request-id", b"x" * 500)])) == 32
+
+
+def test_a_backends_own_tuna_headers_are_replaced() -> None:
+    head = downstream_headers([(b"X-Tuna-Backend", b"inner"), (b"Set-Cookie", b"a=1")], "spot", 2, b"r")
+    assert (b"x-tuna-backend", b"spot") in head
+    assert (b"Set-Cookie", b"a=1") in head
+    assert [name.lower() for name, _ in head].count(b"x-tuna-backend") == 1
+
+
+def test_an_open_router_has_no_key_to_look_for() -> None:
+    assert (b"x-a", b"b") in upstream_headers([(b"x-a", b"b")], {}, b"r", None)
+
+
+@pytest.mark.parametrize(
+    ("base", "target", "expected"),
+    [
+        (b"/", b"/v1/models", b"/v1/models"),
+        (b"/v1", b"/v1/models", b"/v1/models"),
+        (b"/app/v1", b"/v1/models?x=1", b"/app/v1/models?x=1"),
+        (b"/app", b"/v1/models", b"/app/v1/models"),
+        (b"/v1", b"/tokenize", b"/v1/tokenize"),
+    ],
+)
+def test_a_base_url_that_ends_in_v1_is_not_doubled(base: bytes, target: bytes, expected: bytes) -> None:
+    assert joined(base, target) == expected

@@ -1,0 +1,184 @@
+"""Bytes reach the client as they come, and a stream never ends without a word."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import httpx
+import pytest
+
+from ..backends import Seen, Wire
+from ..conftest import StartBackend, StartRouter, until
+
+STREAM = b'{"model":"m","prompt":"p","stream":true}'
+
+
+async def test_a_token_is_readable_before_the_next_one_is_written(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    go_on = asyncio.Semaphore(0)
+
+    async def one_by_one(wire: Wire, seen: Seen) -> None:
+        await wire.stream_head()
+        for number in range(5):
+            await go_on.acquire()
+            await wire.token(f"token-{number}")
+        await go_on.acquire()
+        await wire.done()
+
+    router = await start_router(await start_backend(one_by_one))
+    reader, writer = await router.raw(STREAM)
+    async with asyncio.timeout(5):
+        for number in range(5):
+            go_on.release()  # token n+1 is not written before token n was read
+            assert f'"token-{number}"'.encode() in await reader.readuntil(b"\n\n")
+        go_on.release()
+        assert b"[DONE]" in await reader.readuntil(b"[DONE]\n\n")
+    writer.close()
+
+
+async def test_the_bytes_of_a_body_are_not_touched(start_backend: StartBackend, start_router: StartRouter) -> None:
+    body = bytes(range(256)) * 100
+
+    async def compressed(wire: Wire, seen: Seen) -> None:
+        head = f"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {len(body)}\r\n\r\n"
+        await wire.raw(head.encode() + body)
+
+    router = await start_router(await start_backend(compressed))
+    async with router.client.stream("GET", "/file") as answer:
+        assert b"".join([piece async for piece in answer.aiter_raw()]) == body
+        assert answer.headers["content-encoding"] == "gzip"
+
+
+async def reset(wire: Wire) -> None:
+    wire.reset()
+
+
+async def plain_end(wire: Wire) -> None:
+    await wire.raw(b"0\r\n\r\n")
+
+
+async def close(wire: Wire) -> None:
+    wire.close()
+
+
+async def stall(wire: Wire) -> None:
+    await wire.closed_by_peer()
+
+
+@pytest.mark.parametrize("end", [reset, plain_end, close, stall])
+@pytest.mark.parametrize("tail", [b"", b'data: {"choices": [{"te', b"data: half\n"])
+async def test_a_stream_that_breaks_ends_with_an_error_event(
+    start_backend: StartBackend, start_router: StartRouter, end, tail: bytes
+) -> None:
+    async def breaks(wire: Wire, seen: Seen) -> None:
+        await wire.stream_head()
+        await wire.token("one")
+        if tail:
+            await wire.chunk(tail)
+        await asyncio.sleep(0.02)
+        await end(wire)
+
+    router = await start_router(await start_backend(), await start_backend(breaks), stream_idle_timeout_s=0.2)
+    answer = await router.complete(stream=True)  # httpx would raise if the body were cut
+    events = [event for event in answer.text.split("\n\n") if event]
+    assert json.loads(events[0].removeprefix("data: "))["choices"][0]["text"] == "one"
+    error = json.loads(events[-1].removeprefix("data: "))["error"]
+    assert error["code"] == "stream_broken"
+    assert router.tally.failed == 1
+    assert router.state() != "READY" or end is plain_end
+
+
+async def test_an_error_event_of_the_engine_reaches_the_client_and_counts_as_a_failure(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    async def dies(wire: Wire, seen: Seen) -> None:
+        await wire.stream_head()
+        await wire.token("one")
+        await wire.chunk(b'data: {"error":{"message":"EngineCore encountered an issue"}}\n\n')
+        await wire.done()
+
+    router = await start_router(await start_backend(), await start_backend(dies))
+    answer = await router.complete(stream=True)
+    assert "EngineCore" in answer.text
+    assert answer.text.count("error") == 1
+    assert (router.tally.finished, router.tally.failed) == (0, 1)
+
+
+async def test_a_file_that_breaks_is_seen_as_broken_by_the_client(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    async def cut(wire: Wire, seen: Seen) -> None:
+        await wire.raw(b"HTTP/1.1 200 OK\r\ncontent-type: image/png\r\ncontent-length: 5000\r\n\r\n" + b"x" * 100)
+        await asyncio.sleep(0.02)
+        wire.reset()
+
+    router = await start_router(await start_backend(cut))
+    with pytest.raises(httpx.RemoteProtocolError):
+        await router.client.get("/file")
+    assert router.tally.failed == 1
+
+
+@pytest.mark.parametrize("body", [STREAM, b'{"model":"m"}'])
+async def test_a_client_that_hangs_up_ends_the_work_upstream(
+    start_backend: StartBackend, start_router: StartRouter, body: bytes
+) -> None:
+    upstream_closed = asyncio.Event()
+
+    async def generate(wire: Wire, seen: Seen) -> None:
+        if seen.json().get("stream"):
+            await wire.stream_head()
+            await wire.token("one")
+        if await wire.closed_by_peer():
+            upstream_closed.set()
+
+    backend = await start_backend(generate)
+    router = await start_router(backend)
+    reader, writer = await router.raw(body)
+    if body == STREAM:
+        await reader.readuntil(b'"one"')
+    else:
+        await until(lambda: len(backend.seen) == 1)
+    writer.close()
+    async with asyncio.timeout(2):
+        await upstream_closed.wait()
+    await until(lambda: router.tally.running == 0)
+    assert router.tally.cancelled == 1
+    assert router.router.core.admission.in_flight == 0
+    assert router.router.core.fleet["serverless"].in_flight == 0
+
+
+async def test_a_client_may_use_one_connection_for_many_requests(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    backend = await start_backend()
+    router = await start_router(backend)
+    for _ in range(20):
+        assert (await router.complete()).status_code == 200
+    assert backend.open_connections == 1
+    assert router.tally.finished == 20
+    assert router.tally.cancelled == 0
+
+
+async def test_answers_without_a_body_pass(start_backend: StartBackend, start_router: StartRouter) -> None:
+    async def bare(wire: Wire, seen: Seen) -> None:
+        if seen.method == "HEAD":
+            await wire.raw(b"HTTP/1.1 200 OK\r\ncontent-length: 42\r\ncontent-type: text/plain\r\n\r\n")
+        else:
+            await wire.raw(b"HTTP/1.1 204 No Content\r\nx-was: deleted\r\n\r\n")
+
+    router = await start_router(await start_backend(bare))
+    head = await router.client.head("/file")
+    assert (head.status_code, head.headers["content-length"]) == (200, "42")
+    deleted = await router.client.delete("/v1/files/1?really=yes")
+    assert (deleted.status_code, deleted.headers["x-was"]) == (204, "deleted")
+
+
+async def test_a_hundred_streams_at_once_are_all_complete(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    router = await start_router(await start_backend(), await start_backend())
+    answers = await asyncio.gather(*(router.complete(stream=True) for _ in range(100)))
+    assert all(answer.text.endswith("[DONE]\n\n") for answer in answers)
+    assert (router.tally.started, router.tally.finished) == (100, 100)
