@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from tuna_nb.commands.context import Context
-from tuna_nb.deployments.connection import Connection, connection
+from tuna_nb.deployments.connection import Connection, await_endpoint, connection
 from tuna_nb.errors import UsageError
 
 
@@ -16,4 +16,4 @@ async def connect(options: Namespace, context: Context) -> Connection:
         )
     if options.variable is not None and not options.variable.isidentifier():
         raise UsageError(f"{options.variable!r} is not a variable name", f"write: connect {options.name} as client")
-    return await connection(context.workspace, context.workspace.store.deployment(options.name))
+    return await connection(context.workspace, await await_endpoint(context.workspace, options.name))

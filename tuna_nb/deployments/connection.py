@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tuna_nb.deployments.destroy import resource_ref
 from tuna_nb.deployments.plan import ROUTER, SERVERLESS
+from tuna_nb.deployments.tracking import POLL_S, live_job
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import NotFoundError, TunaError
 from tuna_nb.store import DeploymentRecord
@@ -37,8 +39,17 @@ class Connection:
         return openai.OpenAI(base_url=self.base_url, api_key=self.api_key, default_headers=others)
 
 
+async def await_endpoint(workspace: Workspace, name: str) -> DeploymentRecord:
+    """The deployment, once a deploy that is under way has got its endpoint to answer, or has ended."""
+    while True:
+        record = workspace.store.deployment(name)
+        if record.endpoint_url is not None or live_job(workspace, name) is None:
+            return workspace.store.deployment(name)
+        await asyncio.sleep(POLL_S)
+
+
 async def connection(workspace: Workspace, record: DeploymentRecord) -> Connection:
-    """Raises NotFoundError while there is no endpoint, TunaError where its key is on another machine."""
+    """Raises NotFoundError where there is no endpoint, TunaError where its key is on another machine."""
     if record.destroyed_at is not None or record.endpoint_url is None:
         raise NotFoundError(
             f"{record.name} has no endpoint ({record.state})",

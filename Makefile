@@ -1,0 +1,48 @@
+# The project's commands over plain venv and pip. `make demo` and `make test` work from a bare checkout.
+PYTHON ?= python3.11
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test test-real-engine lint format bench clean
+
+demo: $(VENV)/.installed
+	@$(BIN)/tuna demo
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m "not real_engine" $(PYTEST_ARGS)
+
+# Real vLLM on CPU, in a venv of its own (2 GB on disk); see tests/real_engine/README.md.
+test-real-engine: $(VENV)/.installed-test
+	$(BIN)/python tests/real_engine/prepare.py
+	$(BIN)/python -m pytest -m real_engine $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python -m tests.bench
+
+clean:
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp per set of packages, made anew when what asks for them has changed.
+$(VENV)/.installed: pyproject.toml router/pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ./router -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ./router -e '.[test]'
+	@touch $@
+
+$(VENV)/.installed-lint: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ./router -e '.[test,lint]'
+	@touch $@
