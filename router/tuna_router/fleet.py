@@ -23,13 +23,21 @@ from tuna_router.spot import (
 
 
 class Attempt:
-    """One request at one backend; closed once by `LiveBackend.attempt`."""
+    """One request at one backend, counted until it is closed; only the first `close` counts."""
 
-    def __init__(self, marks: Iterable[Mark], epoch: int) -> None:
+    def __init__(self, backend: LiveBackend, marks: Iterable[Mark], epoch: int) -> None:
         self.marks = tuple(marks)
         self.epoch = epoch
-        self.outcome = Outcome.FAILED
-        """What it is counted as, unless it is cancelled."""
+        self._backend: LiveBackend | None = backend
+        backend.in_flight += 1
+
+    def close(self, outcome: Outcome) -> None:
+        """It ended."""
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            backend.in_flight -= 1
+            for mark in self.marks:
+                mark.close(outcome)
 
 
 class LiveBackend:
@@ -75,19 +83,16 @@ class LiveBackend:
 
     @contextmanager
     def attempt(self) -> Iterator[Attempt]:
-        """Counts one request at this backend for as long as the block runs, however it ends."""
+        """Counts one request at this backend until it is closed, at the latest when the block ends."""
         epoch = self.machine.epoch if self.machine is not None else 0
-        attempt = Attempt(self._meter.attempt(self.settings.name, self.settings.kind), epoch)
-        self.in_flight += 1
+        attempt = Attempt(self, self._meter.attempt(self.settings.name, self.settings.kind), epoch)
         try:
             yield attempt
         except (asyncio.CancelledError, ClientGone, ClientSlow):
-            attempt.outcome = Outcome.CANCELLED
+            attempt.close(Outcome.CANCELLED)
             raise
         finally:
-            self.in_flight -= 1
-            for mark in attempt.marks:
-                mark.close(attempt.outcome)
+            attempt.close(Outcome.FAILED)
 
     def served(self) -> None:
         """A request was answered well."""

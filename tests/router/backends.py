@@ -42,20 +42,24 @@ class Wire:
     async def json(self, value: object, status: int = 200, headers: str = "") -> None:
         body = json.dumps(value).encode()
         await self.raw(
-            f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n{headers}\r\n".encode()
+            f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n".encode()
+            + f"content-length: {len(body)}\r\n{headers}\r\n".encode()
             + body
         )
 
     async def stream_head(self, headers: str = "") -> None:
         await self.raw(
-            f"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n{headers}\r\n".encode()
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
+            + f"transfer-encoding: chunked\r\n{headers}\r\n".encode()
         )
 
     async def chunk(self, data: bytes) -> None:
         await self.raw(b"%x\r\n%s\r\n" % (len(data), data))
 
     async def token(self, text: str, finish: str | None = None) -> None:
-        await self.chunk(b"data: " + json.dumps({"choices": [{"text": text, "finish_reason": finish}]}).encode() + b"\n\n")
+        await self.chunk(
+            b"data: " + json.dumps({"choices": [{"text": text, "finish_reason": finish}]}).encode() + b"\n\n"
+        )
 
     async def done(self) -> None:
         await self.chunk(b"data: [DONE]\n\n")

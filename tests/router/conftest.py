@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import httpx
 import pytest
+
 from tuna_router.app import Router
 from tuna_router.auth import sha256_hex
 from tuna_router.meter import Tally
@@ -49,7 +50,11 @@ class Running:
         self.router = router
         self.port = port
         self.client = httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", headers={"authorization": f"Bearer {KEY}"}, timeout=10, trust_env=False, verify=False
+            base_url=f"http://127.0.0.1:{port}",
+            headers={"authorization": f"Bearer {KEY}"},
+            timeout=10,
+            trust_env=False,
+            verify=False,
         )
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+from tuna_router.admission import Ticket
 from tuna_router.auth import presented_key
 from tuna_router.core import Core
 from tuna_router.dataplane.account import Reader
@@ -16,7 +17,7 @@ from tuna_router.dataplane.relay import relay
 from tuna_router.envelope import Receive, Scope, Send, answer, error_body
 from tuna_router.errors import ClientGone, ClientSlow
 from tuna_router.fleet import Attempt, LiveBackend
-from tuna_router.meter import Mark, Outcome
+from tuna_router.meter import Outcome
 from tuna_router.policy import choose
 from tuna_router.settings import Kind
 
@@ -34,17 +35,16 @@ async def serve(core: Core, scope: Scope, receive: Receive, send: Send) -> None:
         extra = [*admitted.headers, *own_headers(None, 0, request_id)]
         await answer(send, admitted.status, admitted.body, extra)
         return
-    with admitted:
-        mark = core.meter.request()
-        outcome = Outcome.FAILED
-        try:
-            outcome = await _Exchange(core, scope, receive, send, request_id=request_id, key=key, mark=mark).run()
-        except (ClientGone, asyncio.CancelledError) as end:
-            outcome = Outcome.CANCELLED
-            if isinstance(end, asyncio.CancelledError):
-                raise
-        finally:
-            mark.close(outcome)
+    exchange = _Exchange(core, scope, receive, send, request_id=request_id, key=key, ticket=admitted)
+    try:
+        await exchange.run()
+    except ClientGone:
+        exchange.end(Outcome.CANCELLED)
+    except asyncio.CancelledError:
+        exchange.end(Outcome.CANCELLED)
+        raise
+    finally:
+        exchange.end(Outcome.FAILED)
 
 
 class _Exchange:
@@ -59,7 +59,7 @@ class _Exchange:
         *,
         request_id: bytes,
         key: bytes | None,
-        mark: Mark,
+        ticket: Ticket,
     ) -> None:
         self.core = core
         self.scope = scope
@@ -67,25 +67,32 @@ class _Exchange:
         self.send = send
         self.request_id = request_id
         self.key = key
-        self.mark = mark
+        self.mark = core.meter.request()
+        self.ticket = ticket
+        self.presence = Presence(receive)
         self.attempts = 0
         self.path: bytes = scope["raw_path"]
         query: bytes = scope["query_string"]
         self.target = self.path + b"?" + query if query else self.path
         self.deadline = core.meter.clock() + core.settings.request_timeout_s
 
-    async def run(self) -> Outcome:
+    def end(self, outcome: Outcome) -> None:
+        """The request is over; the first call counts. Called before the last bytes of its answer are sent."""
+        self.presence.answered = True
+        self.mark.close(outcome)
+        self.ticket.leave()
+
+    async def run(self) -> None:
         """Read, plan, try, relay. Raises ClientGone."""
-        async with Presence(self.receive) as presence:
+        async with self.presence as presence:
             try:
                 cap_bytes = self.core.settings.body_cap_bytes
                 body = await read_body(self.receive, cap_bytes, _BODY_PATIENCE_S, presence.listen)
-                return await self._try_all(body, presence)
+                await self._try_all(body)
             except ClientSlow:
-                await self._error(408, "The request's body did not arrive in time.", "request_timeout", presence)
-                return Outcome.FAILED
+                await self._error(408, "The request's body did not arrive in time.", "request_timeout")
 
-    async def _try_all(self, body: Body, presence: Presence) -> Outcome:
+    async def _try_all(self, body: Body) -> None:
         core = self.core
         core.fleet.traffic()
         plan = choose(core.fleet.views())
@@ -111,14 +118,11 @@ class _Exchange:
                     first_byte_timeout_s=self._patience(backend, body),
                 )
                 if isinstance(result, Answered):
-                    done = await self._answered(
-                        backend, attempt, result, presence, bool(waiting) and body.repeatable
-                    )
-                    if done is not None:
-                        return done
+                    others = bool(waiting) and body.repeatable
+                    if await self._delivered(backend, attempt, result, others=others):
+                        return
                     failures.append(f"{backend.settings.name}: an error before the first token")
                     continue
-                attempt.outcome = Outcome.FAILED
                 self._note(backend, attempt, result)
             failures.append(f"{backend.settings.name}: {result.reason}")
             if isinstance(result, Refused):
@@ -135,54 +139,60 @@ class _Exchange:
             if not body.repeatable:
                 break
         if last is not None:
-            await self._pass_on(*last, presence)
+            await self._pass_on(*last)
         else:
-            await self._nobody(plan.reason, failures, timed_out, presence)
-        return Outcome.FAILED
+            await self._nobody(plan.reason, failures, timed_out)
 
-    async def _answered(
-        self, backend: LiveBackend, attempt: Attempt, result: Answered, presence: Presence, others: bool
-    ) -> Outcome | None:
-        """Relay, or None when the answer is an error before its first token and another may do better."""
+    async def _delivered(self, backend: LiveBackend, attempt: Attempt, result: Answered, *, others: bool) -> bool:
+        """Relay; False when the answer is an error before its first token and another may do better."""
         core, settings = self.core, backend.settings
-        try:
-            if result.hollow:
-                attempt.outcome = Outcome.FAILED
-                backend.failed(
-                    attempt, "an error before the first token", gone=True, cooldown_s=core.settings.cooldown_s
-                )
-                if others:
-                    return None
-            for mark in (self.mark, *attempt.marks):
-                mark.first_byte()
-            core.meter.answer(settings.name, settings.kind, result.status)
-            reader = Reader(self.path, result.status, result.headers)
-            head = downstream_headers(result.headers, settings.name, self.attempts, self.request_id)
-            try:
-                broken = await relay(
-                    self.send,
-                    result,
-                    head,
-                    reader,
-                    presence,
-                    idle_s=core.settings.stream_idle_timeout_s,
-                    total_s=max(self._left_s(), 0.001),
-                )
-            finally:
+        reader = Reader(self.path, result.status, result.headers)
+        counted = False
+
+        def count_tokens() -> None:
+            nonlocal counted
+            if not counted:
+                counted = True
                 tokens = reader.tokens()
                 for mark in (self.mark, *attempt.marks):
                     mark.tokens(tokens)
+
+        def done(broken: str | None) -> None:
+            count_tokens()
             if broken is None and not reader.error_seen:
-                attempt.outcome = Outcome.FINISHED
+                outcome = Outcome.FINISHED
                 backend.served()
             else:
-                attempt.outcome = Outcome.FAILED
+                outcome = Outcome.FAILED
                 core.meter.broken_streams += 1
-                reason = broken or "an error in the middle of a stream"
-                backend.failed(attempt, reason, gone=True, cooldown_s=core.settings.cooldown_s)
-            return attempt.outcome
+                self._failed(backend, attempt, broken or "an error in the middle of a stream")
+            attempt.close(outcome)
+            self.end(outcome)
+
+        try:
+            if result.hollow and others:
+                self._failed(backend, attempt, "an error before the first token")
+                return False
+            for mark in (self.mark, *attempt.marks):
+                mark.first_byte()
+            core.meter.answer(settings.name, settings.kind, result.status)
+            await relay(
+                self.send,
+                result,
+                downstream_headers(result.headers, settings.name, self.attempts, self.request_id),
+                reader,
+                self.presence,
+                idle_s=core.settings.stream_idle_timeout_s,
+                total_s=max(self._left_s(), 0.001),
+                done=done,
+            )
+            return True
         finally:
+            count_tokens()
             await result.response.aclose()
+
+    def _failed(self, backend: LiveBackend, attempt: Attempt, reason: str) -> None:
+        backend.failed(attempt, reason, gone=True, cooldown_s=self.core.settings.cooldown_s)
 
     def _note(self, backend: LiveBackend, attempt: Attempt, result: Refused | Failed) -> None:
         busy = isinstance(result, Refused) and not result.gone and result.status in (408, 429, 503)
@@ -210,27 +220,27 @@ class _Exchange:
     def _left_s(self) -> float:
         return self.deadline - self.core.meter.clock()
 
-    async def _pass_on(self, backend: LiveBackend, refused: Refused, presence: Presence) -> None:
+    async def _pass_on(self, backend: LiveBackend, refused: Refused) -> None:
         """The last backend's refusal, as it was."""
         settings = backend.settings
         self.core.meter.answer(settings.name, settings.kind, refused.status)
         head = downstream_headers(refused.headers, settings.name, self.attempts, self.request_id)
         await self.send({"type": "http.response.start", "status": refused.status, "headers": head})
-        presence.answered = True
+        self.end(Outcome.FAILED)
         await self.send({"type": "http.response.body", "body": refused.body, "more_body": False})
 
-    async def _nobody(self, reason: str, failures: list[str], timed_out: bool, presence: Presence) -> None:
+    async def _nobody(self, reason: str, failures: list[str], timed_out: bool) -> None:
         if not failures and not timed_out:
-            await self._error(503, f"No backend can answer: {reason}.", "no_backend", presence)
+            await self._error(503, f"No backend can answer: {reason}.", "no_backend")
         elif timed_out:
-            await self._error(504, f"No backend answered in time ({'; '.join(failures)}).", "timeout", presence)
+            await self._error(504, f"No backend answered in time ({'; '.join(failures)}).", "timeout")
         else:
             message = f"No backend could answer ({'; '.join(failures)})."
-            await self._error(502, message, "backends_unavailable", presence)
+            await self._error(502, message, "backends_unavailable")
 
-    async def _error(self, status: int, message: str, code: str, presence: Presence) -> None:
+    async def _error(self, status: int, message: str, code: str) -> None:
         headers = own_headers(None, self.attempts, self.request_id)
         if status == 503:
             headers.append((b"retry-after", b"5"))
-        presence.answered = True
+        self.end(Outcome.FAILED)
         await answer(self.send, status, error_body(message, "upstream_error", code), headers)

@@ -90,7 +90,7 @@ class Presence:
         self._owner: asyncio.Task[object] | None = None
         self._listener: asyncio.Task[None] | None = None
         self.answered = False
-        """Set just before the last byte is sent: what the client does then is its own affair."""
+        """Set before the last byte is sent: what the client does then is its own affair."""
         self.gone = False
 
     def listen(self) -> None:

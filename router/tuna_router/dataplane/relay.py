@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import httpx
 
@@ -23,8 +24,12 @@ async def relay(
     *,
     idle_s: float,
     total_s: float,
-) -> str | None:
-    """Pass an answer on. Returns None, or what broke it after its first byte.
+    done: Callable[[str | None], None],
+) -> None:
+    """Pass an answer on. `done` is called with None, or with what broke it after its first byte.
+
+    It is called before the last bytes are sent, so that whoever has read them finds the request
+    counted and its place free.
 
     A broken event stream ends with an error event. Anything else that breaks is left incomplete, upon
     which the server closes the connection and the client notices. A stall is either side's: nothing
@@ -33,9 +38,9 @@ async def relay(
     reader.feed(answer.first)
     await send({"type": "http.response.start", "status": answer.status, "headers": head})
     if answer.pieces is None:
-        presence.answered = True
+        done(None)
         await send({"type": "http.response.body", "body": answer.first, "more_body": False})
-        return None
+        return
     last = answer.first[-4:]
     now = asyncio.get_running_loop().time
     end_at = now() + total_s
@@ -54,21 +59,19 @@ async def relay(
         broken = failure_of(error).reason
     except asyncio.CancelledError:
         if answer.is_sse and not presence.gone:
-            await _finish(send, presence, error_event("The router is stopping.", "router_stopping", last))
+            await _finish(send, error_event("The router is stopping.", "router_stopping", last))
         raise
     if broken is None and reader.cut_short:
         broken = "the stream ended without a finish"
+    done(broken)
     if broken is None:
-        presence.answered = True
         await send({"type": "http.response.body", "body": b"", "more_body": False})
     elif answer.is_sse:
         message = f"The backend broke off in the middle of its answer: {broken}."
-        await _finish(send, presence, error_event(message, "stream_broken", last))
-    return broken
+        await _finish(send, error_event(message, "stream_broken", last))
 
 
-async def _finish(send: Send, presence: Presence, body: bytes) -> None:
-    presence.answered = True
+async def _finish(send: Send, body: bytes) -> None:
     try:
         async with asyncio.timeout(_LAST_WORD_S):
             await send({"type": "http.response.body", "body": body, "more_body": False})

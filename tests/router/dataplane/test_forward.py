@@ -10,7 +10,9 @@ from ..backends import Seen, Wire
 from ..conftest import StartBackend, StartRouter, free_port, until
 
 
-async def test_a_request_goes_to_spot_when_it_is_ready(start_backend: StartBackend, start_router: StartRouter) -> None:
+async def test_a_request_goes_to_spot_when_it_is_ready(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
     spot, serverless = await start_backend(), await start_backend()
     router = await start_router(serverless, spot)
     answer = await router.complete()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tuna_router.dataplane.headers import downstream_headers, request_id_of, upstream_headers
 from tuna_router.dataplane.upstream import joined
 
@@ -10,7 +11,9 @@ from ..backends import Seen, Wire
 from ..conftest import KEY, StartBackend, StartRouter
 
 
-async def test_the_clients_key_never_reaches_a_backend(start_backend: StartBackend, start_router: StartRouter) -> None:
+async def test_the_clients_key_never_reaches_a_backend(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
     backend = await start_backend()
     router = await start_router(
         backends=[
@@ -70,9 +73,13 @@ async def test_any_path_query_and_method_is_forwarded_as_written(
         assert answer.json() == {"method": method, "target": target, "body": body}
 
 
-async def test_hop_by_hop_headers_stop_at_the_router(start_backend: StartBackend, start_router: StartRouter) -> None:
+async def test_hop_by_hop_headers_stop_at_the_router(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
     async def nominate(wire: Wire, seen: Seen) -> None:
-        await wire.json({}, headers="connection: keep-alive, x-hop\r\nx-hop: 1\r\nkeep-alive: timeout=5\r\nx-end: 2\r\n")
+        await wire.json(
+            {}, headers="connection: keep-alive, x-hop\r\nx-hop: 1\r\nkeep-alive: timeout=5\r\nx-end: 2\r\n"
+        )
 
     backend = await start_backend(nominate)
     router = await start_router(backend)

@@ -1,0 +1,78 @@
+"""Keys."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from tuna_router.auth import Guard, Role, presented_key, sha256_hex
+
+from .conftest import KEY, StartBackend, StartRouter
+
+CLIENT, ADMIN = sha256_hex("client"), sha256_hex("admin")
+
+
+def test_client_keys_administrate_only_while_there_is_no_admin_key() -> None:
+    assert Guard([CLIENT]).role(b"client") is Role.ADMIN
+    assert Guard([CLIENT], [ADMIN]).role(b"client") is Role.CLIENT
+    assert Guard([CLIENT], [ADMIN]).role(b"admin") is Role.ADMIN
+
+
+def test_nobody_gets_in_without_a_key_unless_the_door_is_open() -> None:
+    assert Guard([CLIENT]).role(None) is Role.NOBODY
+    assert Guard([CLIENT]).role(b"wrong") is Role.NOBODY
+    assert Guard([]).role(b"") is Role.NOBODY
+    assert Guard([], open_door=True).role(None) is Role.ADMIN
+    assert Guard([], [ADMIN], open_door=True).role(None) is Role.CLIENT
+
+
+def test_a_key_is_read_from_either_header() -> None:
+    assert presented_key([(b"authorization", b"bearer  abc ")]) == b"abc"
+    assert presented_key([(b"x-api-key", b"abc")]) == b"abc"
+    assert presented_key([(b"authorization", b"Basic abc"), (b"x-api-key", b"k")]) == b"k"
+    assert presented_key([(b"authorization", b"Bearer ")]) is None
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models", "/", "/metrics", "/router/stats", "/router/config", "/router/nothing"]
+)
+async def test_everything_but_health_needs_the_key(
+    start_backend: StartBackend, start_router: StartRouter, path: str
+) -> None:
+    backend = await start_backend()
+    router = await start_router(backend)
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{router.port}", trust_env=False, verify=False
+    ) as client:
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"x-api-key": KEY[:-1]}):
+            answer = await client.get(path, headers=headers)
+            assert answer.status_code == 401
+            assert answer.json()["error"]["code"] == "invalid_api_key"
+        assert (await client.get("/router/health")).status_code == 200
+        assert (await client.get(path, headers={"x-api-key": KEY})).status_code in (200, 404)
+    assert len(backend.seen) <= 1
+
+
+async def test_with_an_admin_key_a_client_can_read_but_not_change(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    router = await start_router(await start_backend(), admin_key_sha256=[ADMIN])
+    assert (await router.complete()).status_code == 200
+    assert (await router.client.get("/router/stats")).status_code == 200
+    for method in ("GET", "POST"):
+        answer = await router.client.request(method, "/router/config", json={})
+        assert answer.status_code == 403
+    assert (await router.client.post("/router/spot-replicas", json={"replicas": 0})).status_code == 403
+    as_admin = {"authorization": "Bearer admin"}
+    assert (await router.client.get("/router/config", headers=as_admin)).status_code == 200
+    assert (await router.client.get("/v1/x", headers=as_admin)).status_code == 200
+
+
+async def test_an_encoded_path_does_not_get_around_the_control_planes_key(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    backend = await start_backend()
+    router = await start_router(backend, admin_key_sha256=[ADMIN])
+    answer = await router.client.get("/%72outer/config")
+    assert answer.status_code == 403
+    assert not backend.seen
