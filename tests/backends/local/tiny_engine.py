@@ -51,7 +51,9 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self):
-        self._json({"path": self.path, "pid": os.getpid(), "headers": {k.lower(): v for k, v in self.headers.items()}})
+        self._json(
+            {"path": self.path, "pid": os.getpid(), "headers": {k.lower(): v for k, v in self.headers.items()}}
+        )
 
     def do_POST(self):
         ask = json.loads(self.rfile.read(int(self.headers["content-length"])) or "{}")

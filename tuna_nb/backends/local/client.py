@@ -222,8 +222,6 @@ class LocalCloud:
 
     def _journal(self) -> Journal | None:
         """The journal as it is on disk; None where there is none or nothing was ever written."""
-        if not self.folder.exists():
-            return None
         journal = Journal.open(self.folder, create=False)
         if journal is not None and journal.is_blank:
             journal.close()
@@ -249,7 +247,7 @@ class LocalCloud:
         import httpx
 
         for last in (False, False, True):
-            there = await self.ensure_running()
+            there = await self.running() or await self.ensure_running()
             try:
                 return await self._call(there, method, path, body, timeout_s)
             except httpx.TimeoutException as exc:
@@ -260,6 +258,7 @@ class LocalCloud:
             except httpx.TransportError as exc:
                 if last:
                     raise BackendError(f"the local cloud broke off {method} {path}: {exc}") from exc
+                await self.ensure_running()
         raise AssertionError("unreachable")
 
     async def _call(self, there: Announcement, method: str, path: str, body: object, timeout_s: float) -> Any:

@@ -78,6 +78,7 @@ class Cloud:
         kind = ServerlessService if record.spec.kind is Kind.SERVERLESS else Fleet
         service: Service = kind(record, self.folder, self.journal)
         self.hosted[record.spec.name] = _Hosted(service, Listener(Gateway(service), wanted))
+        service.start()
         return service
 
     def find(self, name: str) -> Service:
@@ -220,6 +221,7 @@ async def serve(folder: Path, journal: Journal, idle_exit_s: float) -> None:
             await cloud.leave(destroy=False)
     if _is_announced(folder, mine):
         (folder / ANNOUNCEMENT).unlink(missing_ok=True)
+    # The answer to the call that ended us is still to be sent.
     await api.finish()
     await listener.close()
     for task in stopping:
@@ -231,6 +233,8 @@ async def _watch(cloud: Cloud, api: Api, mine: Announcement, stop: Callable[[], 
     idle_since = time.monotonic()
     while not cloud.leaving.is_set():
         cloud.journal.tick(time.time())
+        for hosted in cloud.hosted.values():
+            hosted.service.raise_if_broken()
         if cloud.hosted or api.busy:
             idle_since = time.monotonic()
         if time.monotonic() - idle_since >= idle_exit_s:

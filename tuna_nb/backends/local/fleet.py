@@ -90,8 +90,6 @@ class Fleet(Service):
             self._requests.append(now)
             if self.target.replicas == 0:
                 self.poke()
-        if self.failure:
-            raise Unavailable(f"the engine can't be started: {self.failure}")
         views = [
             InstanceView(i.id, i.state, i.in_flight, i.idle_since)
             for i in self.instances.values()
@@ -99,7 +97,7 @@ class Fleet(Service):
         ]
         name = rules.least_loaded(views)
         if name is None:
-            raise Unavailable(NO_REPLICA)
+            raise Unavailable(f"the engine can't be started: {self.failure}" if self.failure else NO_REPLICA)
         return self.take(self.instances[name])
 
     # Preemption

@@ -20,7 +20,7 @@ from tuna_nb.backends.local.journal import Journal
 from tuna_nb.backends.local.logbook import LogBook, Tail
 from tuna_nb.backends.local.processes import EngineProcess
 from tuna_nb.backends.local.spec import Spec
-from tuna_nb.errors import EngineError
+from tuna_nb.errors import EngineError, TunaError
 
 _WATCH_S: Final = 0.05
 _PROBE_S: Final = 0.1
@@ -87,6 +87,16 @@ class Instance:
     def is_over(self) -> bool:
         return self._task.done()
 
+    @property
+    def trouble(self) -> str:
+        """Why its life went wrong once it is over: a failed start, or a process that would not end; else empty."""
+        failure = self._task.exception() if self._task.done() else None
+        if isinstance(failure, TunaError):
+            return failure.message
+        if failure is not None:
+            raise failure
+        return self.detail if self.state is State.FAILED else ""
+
     def view(self) -> Replica:
         """As the provider shows it."""
         detail = self.detail
@@ -142,7 +152,9 @@ class Instance:
             return
         self.was_ready = True
         self.idle_since = time.monotonic()
-        self._to(State.READY)
+        if self.state is State.STARTING:
+            # Else it was preempted while it booted: ready too late to be given anything.
+            self._to(State.READY)
         code = await self._exit()
         self._to(State.STOPPING, f"its engine ended by itself ({_exit_words(code)})")
 

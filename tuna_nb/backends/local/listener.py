@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import uvicorn
 
 from tuna_nb.backends.local.processes import LOOPBACK
 from tuna_nb.errors import BackendError
 
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: several run in this process, and the daemon has its own."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+_CLOSE_S: Final = 2.0
 
 
 class Listener:
-    """Listens from `open` to `close`."""
+    """Listens from the moment it is made (its socket does already) to `close`.
+
+    Of uvicorn's server only the start is used: its main loop catches signals, which are the daemon's own
+    business here, and wakes ten times a second for a Date header that nobody needs.
+    """
 
     def __init__(self, app: Any, wanted: socket.socket) -> None:
         config = uvicorn.Config(
@@ -35,23 +31,35 @@ class Listener:
             log_level="critical",
             access_log=False,
             server_header=False,
+            date_header=False,
             backlog=1024,
             timeout_keep_alive=30,
         )
         self.port = int(wanted.getsockname()[1])
         self._socket = wanted
-        self._server = _Server(config)
-        self._task = asyncio.create_task(self._server.serve(sockets=[wanted]), name=f"listen {self.port}")
+        self._server = uvicorn.Server(config)
+        self._starting = asyncio.create_task(self._start(), name=f"listen {self.port}")
+
+    async def _start(self) -> None:
+        config = self._server.config
+        config.load()
+        self._server.lifespan = config.lifespan_class(config)
+        await self._server.startup(sockets=[self._socket])
 
     async def close(self) -> None:
-        """Take no more connections and break off those that are open."""
-        self._server.should_exit = self._server.force_exit = True
-        for connection in list(self._server.server_state.connections):
+        """Take no more connections, break off those that are open, and wait until their work has ended."""
+        await self._starting
+        for server in self._server.servers:
+            server.close()
+        self._socket.close()
+        state = self._server.server_state
+        for connection in list(state.connections):
             if connection.transport is not None:
                 connection.transport.abort()
-        await asyncio.wait({self._task})
-        self._socket.close()
-        self._task.result()
+        if state.tasks:
+            _, late = await asyncio.wait(set(state.tasks), timeout=_CLOSE_S)
+            for task in late:
+                task.cancel()
 
 
 def bind(port: int = 0) -> socket.socket:

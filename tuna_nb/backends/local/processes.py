@@ -71,8 +71,11 @@ def spawn(argv: list[str], environment: Mapping[str, str], cwd: str | None, mark
 
 
 def engine_environment(path: str | None, extra: Mapping[str, str]) -> dict[str, str]:
-    """What an engine sees: the daemon's environment without Tuna's own settings and keys, the user's PATH."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("TUNA_")}
+    """What an engine sees: the daemon's environment without Tuna's own settings and keys, the user's PATH.
+
+    VLLM_API_KEY goes too: it would make vLLM ask for a key that nobody here sends.
+    """
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TUNA_") and k != "VLLM_API_KEY"}
     if path is not None:
         environment["PATH"] = path
     # Line by line, so that a log that is read while the engine runs is not minutes behind.
@@ -175,10 +178,12 @@ def group_alive(pgid: int) -> bool:
 
 def _members(pgid: int) -> list[psutil.Process]:
     found = []
-    for process in psutil.process_iter():
+    for pid in psutil.pids():
         try:
-            if os.getpgid(process.pid) == pgid and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+            if os.getpgid(pid) == pgid:
+                process = psutil.Process(pid)
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
         except (ProcessLookupError, PermissionError, psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return found

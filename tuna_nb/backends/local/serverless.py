@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuna_nb.backends.base import ServerlessScaling
+from tuna_nb.backends.base import ServerlessScaling, State
 from tuna_nb.backends.local import scaling as rules
 from tuna_nb.backends.local.instance import Instance
 from tuna_nb.backends.local.journal import Journal, ResourceRecord
@@ -37,10 +37,17 @@ class ServerlessService(Service):
         assert isinstance(self.record.scaling, ServerlessScaling)
         return self.record.scaling
 
+    @property
+    def is_hopeless(self) -> bool:
+        """Nothing serves, and nothing more is started."""
+        return bool(self.failure) and not any(
+            i.state in (State.STARTING, State.READY) for i in self.instances.values()
+        )
+
     def decide(self, views: list[InstanceView], now: float) -> Decision:
-        if any(v.counts for v in views):
+        if any(v.state is State.READY for v in views):
             self._woken = False
-        elif self._woken:
+        elif self._woken and not any(v.counts for v in views):
             return Decision(start=1)
         return rules.serverless(self.scaling, views, len(self.queue), now)
 
@@ -61,7 +68,7 @@ class ServerlessService(Service):
         return self.scaling.timeout
 
     async def acquire(self, tried: frozenset[str], deadline: float) -> Instance:
-        if self.failure:
+        if self.is_hopeless:
             raise Unavailable(f"the engine can't be started: {self.failure}")
         waiting = _Waiting(asyncio.get_running_loop().create_future(), tried)
         self.queue.append(waiting)
@@ -86,7 +93,7 @@ class ServerlessService(Service):
 
     def on_change(self) -> None:
         """Hand free places to the queue, first come first served."""
-        if self.deleting or self.failure:
+        if self.deleting or self.is_hopeless:
             reason = f"the engine can't be started: {self.failure}"
             if self.deleting:
                 reason = "this endpoint is being destroyed"

@@ -27,7 +27,7 @@ from tuna_nb.errors import TunaError
 MAX_FAILED_STARTS: Final = 3
 """Failed starts in a row after which no more is tried: an engine that can't start would bill for ever."""
 _TICK_S: Final = 0.2
-_RETRY_S: Final = 0.5
+_RETRY_S: Final = 0.2
 
 
 class Unavailable(Exception):
@@ -63,7 +63,8 @@ class Service(abc.ABC):
         self._failed_starts = 0
         self._failure = ""
         self._retry_at = 0.0
-        self._loop = asyncio.create_task(self._run(), name=f"scale {record.spec.name}")
+        self._proven: set[str] = set()
+        self._loop: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.spec.name} {list(self.instances.values())}>"
@@ -133,6 +134,16 @@ class Service(abc.ABC):
 
     # Changes from outside
 
+    def start(self) -> None:
+        """Begin to scale; the first decision is taken before this returns."""
+        self._step(time.monotonic())
+        self._loop = asyncio.create_task(self._run(), name=f"scale {self.spec.name}")
+
+    def raise_if_broken(self) -> None:
+        """Raises what ended the scaling loop, which must not go unseen: nothing would be stopped any more."""
+        if self._loop is not None and self._loop.done() and not self._loop.cancelled():
+            self._loop.result()
+
     def scale(self, scaling: Scaling) -> None:
         """In place; running instances stay where the new figures allow it."""
         specs.check_scaling(self.spec.kind, scaling)
@@ -153,7 +164,7 @@ class Service(abc.ABC):
         states = {r.state for r in shown}
         if self.deleting:
             return ServiceStatus(State.STOPPING, shown, bool(shown), "being destroyed")
-        if self.failure:
+        if self.failure and State.READY not in states:
             return ServiceStatus(State.FAILED, shown, bool(shown), self.failure)
         order = (State.READY, State.STARTING, State.DRAINING, State.STOPPING)
         state = next((s for s in order if s in states), None)
@@ -165,8 +176,9 @@ class Service(abc.ABC):
     async def close(self) -> None:
         """Stop scaling and end every instance. Raises BackendError where one does not end."""
         self.deleting = True
-        self._loop.cancel()
-        await asyncio.wait({self._loop})
+        if self._loop is not None:
+            self._loop.cancel()
+            await asyncio.wait({self._loop})
         self.on_change()
         for instance in self.instances.values():
             instance.stop("its resource is destroyed")
@@ -200,7 +212,9 @@ class Service(abc.ABC):
         self.on_change()
         views = [InstanceView(i.id, i.state, i.in_flight, i.idle_since) for i in self.instances.values()]
         decision = self.decide(views, now)
-        if not self.failure and now >= self._retry_at:
+        # A failed start is counted when all of it is gone; until then no other is tried.
+        settled = all(i.state is not State.FAILED for i in self.instances.values())
+        if settled and not self.failure and now >= self._retry_at:
             for _ in range(decision.start):
                 instance = Instance(self.spec, self.record.uid, self._site)
                 self.instances[instance.id] = instance
@@ -211,12 +225,14 @@ class Service(abc.ABC):
     def _collect(self, now: float) -> None:
         """Take the finished ones off the list; count starts that failed."""
         for instance in self.instances.values():
-            if instance.was_ready and self._failed_starts and instance.state is State.READY:
+            if instance.was_ready and instance.id not in self._proven:
+                self._proven.add(instance.id)
                 self._failed_starts, self._failure = 0, ""
         for instance in [i for i in self.instances.values() if i.is_over]:
             del self.instances[instance.id]
-            if instance.state is State.FAILED:
+            self._proven.discard(instance.id)
+            if instance.trouble:
                 self._failed_starts += 1
-                self._failure = instance.detail
+                self._failure = instance.trouble
                 self._retry_at = now + _RETRY_S * 2 ** (self._failed_starts - 1)
                 self.log.write(f"start {self._failed_starts} of at most {MAX_FAILED_STARTS} failed")
