@@ -1,0 +1,194 @@
+"""A router and a spot fleet that comes, goes and lies."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tuna_router.watch import parse_replicas
+
+from .backends import Backend, Seen, Wire, _probe, ok
+from .conftest import StartBackend, StartRouter, free_port, until
+
+
+async def test_traffic_shifts_from_serverless_to_spot_when_spot_comes_up(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    spot = Backend(port=free_port())
+    router = await start_router(await start_backend(), spot.url)
+    await until(lambda: router.state() == "COLD")
+    assert (await router.complete()).headers["x-tuna-backend"] == "serverless"
+    assert router.state() == "WARMING"
+    await spot.start()
+    try:
+        await until(lambda: router.state() == "READY")
+        assert (await router.complete()).headers["x-tuna-backend"] == "spot"
+        health = (await router.client.get("/router/health")).json()
+        assert (health["skyserve_ready"], health["spot_state"]) == (True, "READY")
+    finally:
+        await spot.stop()
+    assert (await router.complete()).headers["x-tuna-backend"] == "serverless"
+    assert not (await router.client.get("/router/health")).json()["skyserve_ready"]
+
+
+async def test_an_engine_that_answers_health_but_can_not_generate_is_not_ready(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    repaired = False
+
+    async def broken(wire: Wire, seen: Seen) -> None:
+        if seen.target == "/v1/completions" and not repaired:
+            await wire.json({"error": {"message": "EngineDeadError"}}, 500)
+        else:
+            await _probe(wire, seen)
+
+    spot = await start_backend(probe=broken)
+    router = await start_router(await start_backend(), spot, ready=False)
+    await router.complete()
+    await until(lambda: len(spot.probes) >= 6)
+    assert router.state() == "WARMING"
+    assert router.router.core.fleet["spot"].last_probe_error == "a one-token completion says 500"
+    repaired = True
+    await until(lambda: router.state() == "READY")
+    asked = spot.probes[-1].json()
+    assert (asked["max_tokens"], asked["model"]) == (1, "m")
+
+
+async def test_a_container_that_is_no_openai_server_is_ready_when_it_is_healthy(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    async def plain(wire: Wire, seen: Seen) -> None:
+        await wire.json({}, 200 if seen.target == "/health" else 404)
+
+    await start_router(spot=await start_backend(probe=plain))  # waits for READY
+
+
+async def test_a_cold_fleet_is_not_woken_by_the_router_itself(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    async def nobody(wire: Wire, seen: Seen) -> None:
+        await wire.json({"error": "No ready replicas"}, 503)
+
+    polls = 0
+    counts: dict[str, Any] = {"ready": 0, "starting": 0, "draining": 0, "total": 0}
+
+    async def count(wire: Wire, seen: Seen) -> None:
+        nonlocal polls
+        polls += 1
+        assert seen.headers["x-token"] == "t"
+        await wire.json(counts)
+
+    spot, controller = await start_backend(nobody, probe=nobody), await start_backend(count)
+    entry = {
+        "name": "spot",
+        "kind": "spot",
+        "url": spot.url,
+        "headers": {"x-token": "t"},
+        "replicas_url": f"{controller.url}/replicas",
+    }
+    serverless = {"name": "serverless", "kind": "serverless", "url": (await start_backend()).url}
+    router = await start_router(backends=[entry, serverless])
+    await until(lambda: router.state() == "COLD")
+    looked, polled = len(spot.probes), polls
+    await until(lambda: polls >= polled + 5)
+    assert len(spot.probes) == looked
+
+    await router.complete()
+    await until(lambda: len(spot.probes) >= looked + 3)
+    assert router.state() == "WARMING"
+
+    spot.probe_handler, spot.handler = None, ok
+    counts["ready"] = 1
+    await until(lambda: router.state() == "READY")
+    counts |= {"ready": 0, "draining": 1}
+    await until(lambda: router.state() == "DRAINING")
+    assert (await router.complete()).headers["x-tuna-backend"] == "serverless"
+    counts["draining"] = 0
+    await until(lambda: router.state() == "COLD")
+
+
+async def test_a_controller_that_fails_is_not_read_as_an_empty_fleet(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    polls = 0
+
+    async def confused(wire: Wire, seen: Seen) -> None:
+        nonlocal polls
+        polls += 1
+        match polls % 3:
+            case 0:
+                await wire.json({}, 500)
+            case 1:
+                await wire.raw(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]")
+            case _:
+                await wire.json({"ready": -1})
+
+    spot, controller = await start_backend(), await start_backend(confused)
+    entry = {"name": "spot", "kind": "spot", "url": spot.url, "replicas_url": f"{controller.url}/replicas"}
+    router = await start_router(backends=[entry])
+    await until(lambda: polls >= 6)
+    assert router.state() == "READY"
+    assert (await router.client.get("/router/health")).json()["last_probe_err"]
+
+
+async def test_a_draining_spot_finishes_what_it_has(start_backend: StartBackend, start_router: StartRouter) -> None:
+    go_on = asyncio.Event()
+
+    async def slow(wire: Wire, seen: Seen) -> None:
+        await wire.stream_head()
+        await wire.token("one")
+        await go_on.wait()
+        await wire.token("two", "stop")
+        await wire.done()
+
+    spot = await start_backend(slow)
+    router = await start_router(await start_backend(), spot)
+    running = asyncio.create_task(router.complete(stream=True))
+    await until(lambda: len(spot.seen) == 1)
+    answer = await router.client.post("/router/spot-replicas", json={"ready": 0, "starting": 0, "draining": 1})
+    assert answer.json()["states"] == {"spot": "DRAINING"}
+    assert (await router.complete()).headers["x-tuna-backend"] == "serverless"
+    go_on.set()
+    finished = await running
+    assert finished.headers["x-tuna-backend"] == "spot"
+    assert finished.text.endswith("[DONE]\n\n")
+
+
+async def test_a_spot_that_was_lost_for_one_request_is_back_after_a_probe(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    async def dies_once(wire: Wire, seen: Seen) -> None:
+        if len(spot.seen) == 1:
+            wire.reset()
+        else:
+            await ok(wire, seen)
+
+    spot = await start_backend(dies_once)
+    router = await start_router(await start_backend(), spot)
+    assert (await router.complete()).headers["x-tuna-backend"] == "serverless"
+    await until(lambda: router.state() == "READY")
+    backend = router.router.core.fleet["spot"]
+    await until(lambda: not backend.cooling)
+    assert (await router.complete()).headers["x-tuna-backend"] == "spot"
+    log = (await router.client.get("/router/stats")).json()["state_changes"]
+    assert [(c["from"], c["to"]) for c in log] == [
+        ("COLD", "WARMING"),
+        ("WARMING", "READY"),
+        ("READY", "WARMING"),
+        ("WARMING", "READY"),
+    ]
+    assert log[2]["reason"] == "a request failed: connection lost"
+
+
+@pytest.mark.parametrize("data", [[], {}, {"ready": "1"}, {"replicas": -1}, {"ready": True}, {"starting": 1}])
+def test_a_replica_count_that_makes_no_sense_is_refused(data: object) -> None:
+    with pytest.raises(ValueError):
+        parse_replicas(data)
+
+
+def test_both_forms_of_a_replica_count_are_read() -> None:
+    assert parse_replicas({"replicas": 2}).ready == 2
+    seen = parse_replicas({"ready": 1, "starting": 2, "draining": 3, "total": 6})
+    assert (seen.ready, seen.starting, seen.draining) == (1, 2, 3)
