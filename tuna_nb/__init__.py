@@ -17,7 +17,8 @@ def load_ipython_extension(shell: Any) -> None:
     """Called by `%load_ext tuna_nb`."""
     from tuna_nb.frontends import completion, magic
 
-    _loaded[id(shell)] = (magic.install(shell), completion.install(shell))
+    magics = magic.install(shell)
+    _loaded[id(shell)] = (magics, completion.install(shell, magics.service_names))
 
 
 def unload_ipython_extension(shell: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -276,8 +276,13 @@ def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def suggestions(parser: Parser, words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(text, kind) of what may follow the finished words; kind is verb, flag or value."""
+def suggestions(
+    parser: Parser, words: Sequence[str], values: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[str, str]]:
+    """(text, kind) of what may follow the finished words; kind is verb, flag or value.
+
+    values: what is known of an option's values, by its name (`gpu`, `service_name`), beyond its fixed choices.
+    """
     used: set[str] = set()
     pending: argparse.Action | None = None
     for word in words:
@@ -290,11 +295,7 @@ def suggestions(parser: Parser, words: Sequence[str]) -> Iterator[tuple[str, str
         elif word in parser.subcommands():
             parser = parser.subcommands()[word]
     if pending is not None:
-        if pending.dest == "gpu":
-            from tuna_nb.catalog.gpus import GPUS
-
-            yield from ((g.name, "value") for g in GPUS)
-        yield from ((str(c), "value") for c in pending.choices or ())
+        yield from ((str(c), "value") for c in pending.choices or values.get(pending.dest, ()))
         return
     yield from ((name, "verb") for name in parser.subcommands())
     yield from ((flag, "flag") for flag in parser.option_strings() if flag not in used)

@@ -11,10 +11,13 @@ from tuna_nb import grammar
 _LINE = re.compile(r"^\s*(?:[\w.]+\s*=\s*)?%%?tuna\s+(?P<rest>.*)$", re.S)
 
 
-def install(shell: Any) -> Callable[[], None]:
-    """Add the matcher to a shell; returns what takes it out again."""
+def install(shell: Any, service_names: Callable[[], list[str]]) -> Callable[[], None]:
+    """Add the matcher to a shell; returns what takes it out again. service_names: from memory only."""
     from IPython.core.completer import SimpleCompletion, context_matcher
 
+    from tuna_nb.catalog.gpus import GPUS
+
+    gpus = [g.name for g in GPUS]
     parser = grammar.build("%tuna")
 
     @context_matcher()
@@ -24,9 +27,11 @@ def install(shell: Any) -> Callable[[], None]:
         if found is None:
             return {"completions": []}
         *words, last = found["rest"].split(" ")
+        names = service_names()
+        known = {"gpu": gpus, "service_name": names, "name": names}
         completions = [
             SimpleCompletion(text=text, type=kind)
-            for text, kind in grammar.suggestions(parser, [w for w in words if w])
+            for text, kind in grammar.suggestions(parser, [w for w in words if w], known)
             if text.startswith(last)
         ]
         return {"completions": completions, "matched_fragment": last, "suppress": True, "ordered": True}

@@ -32,6 +32,7 @@ class TunaMagics(Magics):
 
         self.jobs = Jobs()
         self._parser = grammar.build("%tuna")
+        self._names: set[str] = set()
 
     @needs_local_scope
     @no_var_expand
@@ -56,6 +57,10 @@ class TunaMagics(Magics):
             return None
         return result
 
+    def service_names(self) -> list[str]:
+        """The deployments that this kernel has dealt with, for completion."""
+        return sorted(self._names)
+
     def _run(self, options: Namespace, cell: str | None) -> Any:
         from tuna_nb.commands.context import Context, run
         from tuna_nb.deployments.workspace import Workspace
@@ -66,6 +71,9 @@ class TunaMagics(Magics):
         shown = mode.detect(self.shell, settings.mode)
         context = Context(Workspace(settings), self.jobs, cell)
         result = run(options, context)
+        name = getattr(options, "service_name", None) or getattr(result, "name", None)
+        if isinstance(name, str):
+            self._names.add(name)
         if isinstance(result, Work):
             # The job outlives this cell, and so does its workspace.
             return self._work(result, options, shown)

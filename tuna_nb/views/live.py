@@ -95,7 +95,9 @@ class JobView:
         self._cancel.disabled = s.state == "cancelling"
         lines = escape("\n".join(html.log_lines(s, last=8)))
         self._log.value = (
-            '<div role="log" tabindex="0" aria-label="log" style="max-height:11em;overflow:auto">'
+            # Laid out from the bottom up, so that the newest line is in sight however the lines wrap.
+            '<div role="log" tabindex="0" aria-label="log" style="max-height:11em;overflow:auto;'
+            'display:flex;flex-direction:column-reverse">'
             '<pre style="margin:0;white-space:pre-wrap;color:var(--jp-content-font-color1,inherit)">'
             f"{lines}</pre></div>"
         )

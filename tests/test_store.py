@@ -1,0 +1,239 @@
+"""Records: kept whole, by several processes at once, in SQLite and in PostgreSQL alike."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from tuna_nb.errors import ConflictError, NotFoundError, SettingsError, StoreError
+from tuna_nb.settings import Settings
+from tuna_nb.store import SCHEMA_VERSION, Store, UsageRecord
+
+POSTGRES = os.environ.get("TUNA_TEST_POSTGRES_URL")
+SIDES = [
+    {"role": "serverless", "provider": "local", "name": "tuna-a-1-serverless", "price_per_hour_usd": 0.8},
+    {"role": "spot", "provider": "local", "name": "tuna-a-1-spot", "price_per_hour_usd": None},
+]
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
+    if request.param == "sqlite":
+        yield Settings.load({"TUNA_DATA_DIR": str(tmp_path / "data")})
+        return
+    if POSTGRES is None:
+        pytest.skip("no PostgreSQL here (TUNA_TEST_POSTGRES_URL=postgresql+psycopg://user@host/db)")
+    name = f"tuna_{uuid.uuid4().hex[:12]}"
+    admin = sa.create_engine(POSTGRES, isolation_level="AUTOCOMMIT")
+    with admin.connect() as c:
+        c.exec_driver_sql(f"CREATE DATABASE {name}")
+    url = sa.make_url(POSTGRES).set(database=name).render_as_string(hide_password=False)
+    yield Settings.load({"TUNA_DATA_DIR": str(tmp_path / "data"), "TUNA_DATABASE_URL": url})
+    with admin.connect() as c:
+        c.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    admin.dispose()
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    opened = Store(settings)
+    yield opened
+    opened.close()
+
+
+def add(store: Store, name: str = "a", deployment_id: str = "id1") -> Any:
+    return store.add_deployment(name, {"model": "m"}, {"worst": 1.5}, SIDES, deployment_id)
+
+
+def test_a_deployment_and_all_its_resources_are_recorded_at_once(store: Store) -> None:
+    record = add(store)
+    assert (record.state, record.request, record.plan) == ("deploying", {"model": "m"}, {"worst": 1.5})
+    assert [(r.role, r.state) for r in store.resources("id1")] == [("serverless", "planned"), ("spot", "planned")]
+
+
+def test_what_was_written_is_there_for_the_next_process(settings: Settings) -> None:
+    first = Store(settings)
+    add(first)
+    first.update_deployment("id1", state="running", endpoint_url="http://127.0.0.1:1")
+    first.close()
+    again = Store(settings)
+    assert again.deployment("a").endpoint_url == "http://127.0.0.1:1"
+    again.close()
+
+
+def test_a_live_name_is_taken_and_a_destroyed_one_is_free(store: Store) -> None:
+    add(store)
+    with pytest.raises(ConflictError, match="of that name exists"):
+        add(store, deployment_id="id2")
+    assert [d.id for d in store.deployments()] == ["id1"]
+    assert len(store.resources("id2")) == 0
+    store.update_deployment("id1", state="destroyed", destroyed_at=1.0)
+    add(store, deployment_id="id2")
+    assert store.deployment("a").id == "id2"
+    assert store.live_deployment("a") is not None
+
+
+def test_an_unknown_name_is_an_error_that_names_the_known(store: Store) -> None:
+    add(store, name="known")
+    with pytest.raises(NotFoundError) as e:
+        store.deployment("unknown")
+    assert "known" in str(e.value.hint)
+
+
+def test_two_jobs_on_one_name_are_refused_while_the_first_lives(store: Store) -> None:
+    job = store.claim_job("a", "deploy")
+    with pytest.raises(ConflictError, match="a deploy is under way"):
+        store.claim_job("a", "destroy")
+    store.update_job(job.id, state="done", ended_at=1.0)
+    assert store.claim_job("a", "destroy").verb == "destroy"
+
+
+def test_a_job_whose_process_died_gives_way(store: Store, settings: Settings) -> None:
+    code = (
+        "import os, signal\nfrom tuna_nb.settings import Settings\nfrom tuna_nb.store import Store\n"
+        f"Store(Settings.load({{'TUNA_DATA_DIR': {str(settings.data_dir)!r},"
+        f" 'TUNA_DATABASE_URL': {settings.database_url!r}}})).claim_job('a', 'deploy')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    left = store.jobs(running_only=True)
+    assert [j.alive for j in left] == [False]
+    store.claim_job("a", "destroy")
+    assert [(j.verb, j.state) for j in store.jobs()] == [("deploy", "interrupted"), ("destroy", "running")]
+
+
+def test_a_cancel_request_reaches_the_job(store: Store) -> None:
+    job = store.claim_job("a", "deploy")
+    assert not store.cancel_requested(job.id)
+    store.update_job(job.id, cancel_requested=True)
+    assert store.cancel_requested(job.id)
+
+
+def test_usage_is_replaced_by_its_later_reading(store: Store) -> None:
+    add(store)
+    resource = store.resources("id1")[0].id
+    store.put_usage([UsageRecord(resource, "r1", 10.0, None, 1.0, 1.0)])
+    store.put_usage(
+        [UsageRecord(resource, "r1", 10.0, 20.0, 1.0, 1.0), UsageRecord(resource, "r2", 15.0, None, 1.0, 1)]
+    )
+    assert [(u.replica_id, u.ended_at) for u in store.usage(resource)] == [("r1", 20.0), ("r2", None)]
+
+
+def test_many_processes_write_at_once_and_lose_nothing(settings: Settings) -> None:
+    code = (
+        "import sys\nfrom tuna_nb.settings import Settings\nfrom tuna_nb.store import Store\n"
+        f"store = Store(Settings.load({{'TUNA_DATA_DIR': {str(settings.data_dir)!r},"
+        f" 'TUNA_DATABASE_URL': {settings.database_url!r}}}))\n"
+        "who = sys.argv[1]\n"
+        "for i in range(25):\n"
+        "    store.add_deployment(f'{who}-{i}', {}, {}, [], f'{who}-{i}')\n"
+        "    store.add_event(f'{who}-{i}', 'made')\n"
+    )
+    # All four open a store that does not exist yet: one of them makes the schema, the others wait for it.
+    workers = [
+        subprocess.Popen([sys.executable, "-c", code, f"w{n}"], stderr=subprocess.PIPE, text=True) for n in range(4)
+    ]
+    for worker in workers:
+        _, said = worker.communicate(timeout=60)
+        assert worker.returncode == 0, said
+    store = Store(settings)
+    assert len(store.deployments()) == 100
+    assert all(len(store.events(d.id)) == 1 for d in store.deployments())
+    store.close()
+
+
+def test_an_older_schema_is_brought_up_to_date_with_its_records(settings: Settings) -> None:
+    import alembic.command
+    import alembic.config
+
+    settings.data_folder()
+    engine = sa.create_engine(settings.database_url)
+    config = alembic.config.Config()
+    import tuna_nb.store
+
+    config.set_main_option("script_location", str(Path(tuna_nb.store.__file__).parent / "migrations"))
+    with engine.begin() as c:
+        config.attributes["connection"] = c
+        alembic.command.upgrade(config, "0001")
+        c.exec_driver_sql(
+            "INSERT INTO deployments (id, name, state, request, plan, created_at, updated_at)"
+            " VALUES ('old', 'old', 'running', '{}', '{}', 1, 1)"
+        )
+    engine.dispose()
+    store = Store(settings)
+    assert store.deployment("old").traffic is None
+    store.close()
+
+
+def test_a_schema_of_a_newer_tuna_is_refused_and_left_alone(settings: Settings) -> None:
+    Store(settings).close()
+    engine = sa.create_engine(settings.database_url)
+    with engine.begin() as c:
+        c.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(StoreError, match="has schema 9999") as e:
+        Store(settings)
+    assert "pip install -U" in str(e.value.hint)
+    with engine.begin() as c:
+        assert c.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() == "9999"
+    engine.dispose()
+
+
+def test_the_newest_migration_is_the_one_the_store_expects() -> None:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    import tuna_nb.store
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(tuna_nb.store.__file__).parent / "migrations"))
+    assert ScriptDirectory.from_config(config).get_current_head() == SCHEMA_VERSION
+
+
+def test_a_damaged_file_is_an_error_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "tuna.db").write_bytes(b"this is no database at all, but it is long enough to be read as one" * 20)
+    with pytest.raises(StoreError, match="is damaged") as e:
+        Store(Settings.load({"TUNA_DATA_DIR": str(tmp_path)}))
+    assert "--orphans" in str(e.value.hint)
+
+
+def test_an_unwritable_folder_is_an_error_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SettingsError, match="not writable") as e:
+        Store(Settings.load({"TUNA_DATA_DIR": str(tmp_path / "file" / "data")}))
+    assert "TUNA_DATA_DIR" in str(e.value.hint)
+
+
+def test_a_database_url_that_makes_no_sense_is_not_repeated_with_its_password(tmp_path: Path) -> None:
+    for url in ("postgresql+psycopg://u:hunter2@127.0.0.1:1/none", "nonsense://u:hunter2@host/db"):
+        with pytest.raises(StoreError) as e:
+            Store(Settings.load({"TUNA_DATA_DIR": str(tmp_path), "TUNA_DATABASE_URL": url}))
+        assert "hunter2" not in "\n".join(e.value.lines())
+
+
+def test_sqlite_survives_a_writer_that_is_killed_in_the_middle(tmp_path: Path) -> None:
+    settings = Settings.load({"TUNA_DATA_DIR": str(tmp_path)})
+    Store(settings).close()
+    code = (
+        "import os, signal, sqlite3\n"
+        f"c = sqlite3.connect({str(tmp_path / 'tuna.db')!r}, isolation_level=None)\n"
+        "c.execute('BEGIN IMMEDIATE')\n"
+        'c.execute("INSERT INTO deployments (id, name, state, request, plan, created_at, updated_at)'
+        " VALUES ('x', 'x', 'deploying', '{}', '{}', 1, 1)\")\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    store = Store(settings)
+    assert store.deployments() == []
+    add(store)
+    store.close()
+    with sqlite3.connect(tmp_path / "tuna.db") as c:
+        assert c.execute("PRAGMA integrity_check").fetchone() == ("ok",)
