@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -249,3 +250,42 @@ async def test_shutdown_does_not_take_resources_with_it_unless_forced(backend: L
     await backend.cloud.shutdown(force=True)
     assert not psutil.pid_exists(pid) or not alive(pid)
     assert await backend.list_owned() == []
+
+
+async def test_a_deploy_that_meets_a_leaving_daemon_is_taken_by_the_next(backend: LocalBackend) -> None:
+    slow = await deploy(backend, spot("slow", flags="--ignore-sigterm", options={"stop_grace_s": "1"}))
+    await slow.becomes(State.READY)
+    first = await daemon_pid(backend)
+    leaving = asyncio.create_task(backend.cloud.shutdown(force=True))
+    await slow.becomes(State.STOPPING)
+    await deploy(backend, serverless("next"))
+    await leaving
+    assert [r.name for r in await backend.list_owned()] == ["next"]
+    assert await daemon_pid(backend) != first
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_kill_at_any_moment_leaves_nothing_unfound(backend: LocalBackend, seed: int) -> None:
+    dice = random.Random(seed)
+
+    async def live() -> None:
+        """A life with everything in it, as far as it comes."""
+        fleet = await deploy(
+            backend, spot("fleet", flags="--child", options={"boot_s": "0", "stop_grace_s": "0.2"})
+        )
+        await backend.cloud.preempt(fleet.ref.name, notice_s=dice.choice([0, 0.3]))
+        await asyncio.gather(fleet.ask(), deploy(backend, serverless("side", workers_min=2, workers_max=2)))
+        await backend.destroy(fleet.ref)
+
+    await backend.cloud.ensure_running()
+    pid, known = await daemon_pid(backend), cloud_id(backend.folder)
+    assert known is not None
+    work = asyncio.create_task(live())
+    await asyncio.sleep(dice.uniform(0, 0.7))
+    os.kill(pid, signal.SIGKILL)
+    await asyncio.wait({work})
+    for ref in await backend.list_owned():
+        await backend.destroy(ref)
+    assert await backend.list_owned() == []
+    assert engines(known) == []
+    assert all(i.ended_at is not None for i in (await backend.cloud.bill()).intervals)

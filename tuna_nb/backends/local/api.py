@@ -19,7 +19,12 @@ from tuna_nb.errors import ConflictError, NotFoundError, RequestError, TunaError
 if TYPE_CHECKING:
     from tuna_nb.backends.local.cloud import Cloud
 
-_STATUS: Final[Mapping[type[TunaError], int]] = {NotFoundError: 404, ConflictError: 409, RequestError: 400}
+_STATUS: Final[Mapping[type[TunaError], int]] = {
+    NotFoundError: 404,
+    ConflictError: 409,
+    RequestError: 400,
+    wire.Leaving: 503,
+}
 _MAX_BODY: Final = 1024 * 1024
 Query = Mapping[str, list[str]]
 
@@ -129,6 +134,8 @@ class Api:
 
     async def _preempt(self, name: str, body: Any) -> object:
         notice_s, replica = body.get("notice_s"), body.get("replica")
+        if notice_s is not None and (not isinstance(notice_s, int | float) or not notice_s >= 0):
+            raise RequestError(f"notice_s must be a number of seconds, 0 or more, not {notice_s!r}")
         return {"replica": self._cloud.fleet(name).preempt(notice_s, replica)}
 
     async def _shutdown(self, body: Any) -> object:

@@ -255,11 +255,19 @@ class LocalCloud:
                     f"the local cloud did not answer {method} {path} within {timeout_s:g} s",
                     f"see {self._log_path}",
                 ) from exc
-            except httpx.TransportError as exc:
+            except (httpx.TransportError, wire.Leaving) as exc:
                 if last:
                     raise BackendError(f"the local cloud broke off {method} {path}: {exc}") from exc
+                if isinstance(exc, wire.Leaving):
+                    await self._gone(there)
                 await self.ensure_running()
         raise AssertionError("unreachable")
+
+    async def _gone(self, there: Announcement) -> None:
+        """Wait for a daemon that is leaving, as long as a destroy of all it has may take."""
+        deadline = time.monotonic() + DESTROY_TIMEOUT_S
+        while there.is_alive and await self._healthy() is not None and time.monotonic() < deadline:
+            await asyncio.sleep(0.1)
 
     async def _call(self, there: Announcement, method: str, path: str, body: object, timeout_s: float) -> Any:
         async with self._http(there, timeout_s) as http:

@@ -26,7 +26,7 @@ from typing import Final
 import psutil
 
 from tuna_nb.backends.base import Kind
-from tuna_nb.backends.local import processes, recovery
+from tuna_nb.backends.local import logbook, processes, recovery
 from tuna_nb.backends.local.api import Api
 from tuna_nb.backends.local.bill import BilledInterval
 from tuna_nb.backends.local.fleet import Fleet
@@ -36,7 +36,14 @@ from tuna_nb.backends.local.listener import Listener, bind
 from tuna_nb.backends.local.serverless import ServerlessService
 from tuna_nb.backends.local.service import Service
 from tuna_nb.backends.local.spec import Spec
-from tuna_nb.backends.local.wire import ANNOUNCEMENT, LOCK_FILE, Announcement, ResourceView, read_announcement
+from tuna_nb.backends.local.wire import (
+    ANNOUNCEMENT,
+    LOCK_FILE,
+    Announcement,
+    Leaving,
+    ResourceView,
+    read_announcement,
+)
 from tuna_nb.errors import BackendError, ConflictError, NotFoundError, TunaError
 
 IDLE_EXIT_S: Final = 5.0
@@ -59,10 +66,13 @@ class Cloud:
         self.folder = folder
         self.journal = journal
         self.hosted: dict[str, _Hosted] = {}
+        self.closing = False
+        """On the way out: nothing new is taken."""
         self.leaving = asyncio.Event()
 
     def restore(self) -> None:
         """Bring back what the journal has, on the same ports where they are free."""
+        logbook.prune(self.folder)
         for record in self.journal.resources():
             if record.deleting:
                 self.journal.remove_resource(record.spec.name)
@@ -115,8 +125,8 @@ class Cloud:
                     "destroy it first, or choose another name",
                 )
             return self.view(spec.name)
-        if self.leaving.is_set():
-            raise BackendError("the local cloud is shutting down", "try again")
+        if self.closing:
+            raise Leaving("the local cloud is shutting down", "try again")
         wanted = bind()
         record = ResourceRecord(
             uid=secrets.token_hex(8),
@@ -177,10 +187,18 @@ class Cloud:
 
     async def leave(self, destroy: bool) -> None:
         """End every engine and stop; with `destroy` the resources too, else the next daemon brings them back."""
+        self.closing = True
         if destroy:
-            await asyncio.gather(*(self.destroy(name) for name in list(self.hosted)))
+            ends = [self.destroy(name) for name in list(self.hosted)]
         else:
-            await asyncio.gather(*(self._suspend(h) for h in self.hosted.values()))
+            ends = [self._suspend(h) for h in self.hosted.values()]
+        results = await asyncio.gather(*ends, return_exceptions=True)
+        failures = [r for r in results if isinstance(r, BaseException)]
+        if failures and destroy:
+            self.closing = False
+            raise failures[0]
+        for failure in failures:
+            print(f"not ended: {failure}", file=sys.stderr, flush=True)  # noqa: T201
         self.leaving.set()
 
     async def _suspend(self, hosted: _Hosted) -> None:
@@ -238,7 +256,7 @@ async def _watch(cloud: Cloud, api: Api, mine: Announcement, stop: Callable[[], 
         if cloud.hosted or api.busy:
             idle_since = time.monotonic()
         if time.monotonic() - idle_since >= idle_exit_s:
-            cloud.leaving.set()
+            await cloud.leave(destroy=False)
         if not _is_announced(cloud.folder, mine):
             # Someone removed the folder under us: nobody can reach us any more, so nothing must stay.
             print("cloud.json is gone or not ours: leaving", file=sys.stderr, flush=True)  # noqa: T201

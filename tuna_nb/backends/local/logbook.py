@@ -20,6 +20,7 @@ from tuna_nb.backends.base import LogLine
 FOLDER_NAME: Final = "logs"
 MAX_BYTES: Final = 1_000_000
 MAX_LINE: Final = 4000
+KEPT_FILES: Final = 100
 CLOUD: Final = "cloud"
 """Source of the lines that the cloud writes itself."""
 
@@ -73,6 +74,15 @@ class LogBook:
 def read(folder: Path, name: str, since: float | None = None) -> list[LogLine]:
     """The lines on disk from `since` (Unix seconds) on; of a destroyed resource too. No file, no lines."""
     return list(_read(path_of(folder, name), since))
+
+
+def prune(folder: Path, most: int = KEPT_FILES) -> None:
+    """Remove the oldest logs beyond `most` files. Called before any is open; one in use is merely begun anew."""
+    if not (folder / FOLDER_NAME).is_dir():
+        return
+    files = sorted((folder / FOLDER_NAME).glob("*.jsonl"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for path in files[most:]:
+        path.unlink(missing_ok=True)
 
 
 def path_of(folder: Path, name: str) -> Path:

@@ -18,6 +18,10 @@ LOG_FILE: Final = "cloud.log"
 LOCK_FILE: Final = "cloud.lock"
 
 
+class Leaving(TunaError):
+    """The daemon is on its way out and takes nothing new; the next one will. Clients ask again by themselves."""
+
+
 @dataclass(frozen=True, slots=True)
 class ResourceView:
     """One resource as the cloud shows it. observed_at: Unix seconds, by the daemon's clock."""
@@ -53,6 +57,8 @@ def error_to_json(error: TunaError) -> dict[str, Any]:
 def error_from_json(shown: Mapping[str, Any]) -> TunaError:
     """The same error that was raised in the daemon; BackendError where its kind is not known here."""
     told = shown["error"]
+    if told["kind"] == Leaving.__name__:
+        return Leaving(told["message"], told["hint"])
     known = getattr(errors, str(told["kind"]), None)
     if not (isinstance(known, type) and issubclass(known, TunaError)):
         known = errors.BackendError
@@ -80,9 +86,8 @@ class Announcement:
             return True
         try:
             process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.create_time) < 0.02 and (
-                process.status() != psutil.STATUS_ZOMBIE
-            )
+            # Seconds of slack: the time of birth moves with a corrected clock. The token decides in the end.
+            return abs(process.create_time() - self.create_time) < 5 and (process.status() != psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return False
 
