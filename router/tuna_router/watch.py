@@ -12,10 +12,8 @@ import json
 import logging
 from collections.abc import Iterable
 
-import httpx
-
 from tuna_router.core import Core
-from tuna_router.dataplane.forward import failure_of
+from tuna_router.dataplane.upstream import BackendLost
 from tuna_router.fleet import LiveBackend
 from tuna_router.settings import BackendSettings
 from tuna_router.spot import ProbeFailed, ProbePassed, ReplicasSeen, SpotState, Tick
@@ -90,7 +88,7 @@ async def _poll_replicas(core: Core, backend: LiveBackend) -> None:
         if backend.settings.replicas_url is not None:
             try:
                 backend.tell(await replicas(core, backend.settings))
-            except (TimeoutError, httpx.TransportError, ValueError) as error:
+            except (TimeoutError, BackendLost, ValueError) as error:
                 backend.last_probe_at = core.meter.wall()
                 backend.last_probe_error = f"its replica count: {_reason(error)}"
                 # An error is never read as "none there": the state stays until something is known.
@@ -99,7 +97,7 @@ async def _poll_replicas(core: Core, backend: LiveBackend) -> None:
 
 
 async def replicas(core: Core, backend: BackendSettings) -> ReplicasSeen:
-    """Ask the fleet's controller. Raises TimeoutError, httpx.TransportError or ValueError."""
+    """Ask the fleet's controller. Raises TimeoutError, BackendLost or ValueError."""
     assert backend.replicas_url is not None
     status, body = await core.upstream.fetch(
         backend, "GET", backend.replicas_url, timeout_s=core.settings.connect_timeout_s
@@ -131,7 +129,7 @@ async def probe(core: Core, backend: BackendSettings) -> str | None:
     try:
         async with asyncio.timeout(core.settings.probe_timeout_s):
             return await _generate_one_token(core, backend)
-    except (TimeoutError, httpx.TransportError, ValueError) as error:
+    except (TimeoutError, BackendLost, ValueError) as error:
         return _reason(error)
 
 
@@ -178,8 +176,8 @@ def _first_model(listing: object) -> str:
 def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    if isinstance(error, httpx.TransportError):
-        return failure_of(error).reason
+    if isinstance(error, BackendLost):
+        return error.reason
     return " ".join(str(error).split())[:200]
 
 

@@ -256,7 +256,8 @@ def test_starting_imports_nothing_that_it_does_not_need() -> None:
     code = (
         "import sys; from tuna_router.command import parse, prepare; import tuna_router.app, tuna_router.serving;"
         "tuna_router.app.Router(prepare(parse(['--no-auth', '--spot', 'http://x']), {}).settings);"
-        "heavy = {'fastapi', 'starlette', 'pydantic', 'prometheus_client', 'pandas', 'IPython', 'tuna_nb', 'yaml', 'rich'};"
+        "heavy = {'fastapi', 'starlette', 'pydantic', 'prometheus_client', 'yaml', 'httpx', 'rich', 'pandas',"
+        "'IPython', 'tuna_nb'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)

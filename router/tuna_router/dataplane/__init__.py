@@ -1,5 +1,5 @@
 """One request's life, a module a step: admit, intake, choose (`tuna_router.policy`), forward, relay, account.
 
-This first data plane is plain ASGI with httpx's transport upstream. Its seam is `exchange.serve`:
+This first data plane is plain ASGI with httpcore upstream. Its seam is `exchange.serve`:
 nothing outside this package knows how a request is read or how bytes reach a backend.
 """

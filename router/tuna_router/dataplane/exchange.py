@@ -202,7 +202,7 @@ class _Exchange:
     def _outgoing(self, backend: LiveBackend, body: Body) -> Outgoing:
         headers = upstream_headers(self.scope["headers"], backend.settings.headers, self.request_id, self.key)
         if not body.repeatable:
-            # httpx would send it chunked; a length that the client gave is passed on.
+            # It would go chunked; a length that the client gave is passed on.
             headers += [(n, v) for n, v in self.scope["headers"] if n == b"content-length"]
         return Outgoing(self.scope["method"], self.target, headers, body)
 

@@ -11,12 +11,10 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-import httpx
-
 from tuna_router.dataplane.account import begins_with_an_error, content_type
 from tuna_router.dataplane.headers import Headers
 from tuna_router.dataplane.intake import Body
-from tuna_router.dataplane.upstream import Upstream, pieces_of, read_capped
+from tuna_router.dataplane.upstream import BackendLost, Response, Upstream, read_capped
 from tuna_router.settings import BackendSettings
 
 WHOLE_CAP_BYTES = 1024 * 1024
@@ -44,7 +42,7 @@ class Answered:
     headers: Headers
     first: bytes
     pieces: AsyncIterator[bytes] | None
-    response: httpx.Response
+    response: Response
     hollow: bool = False
 
     @property
@@ -114,28 +112,12 @@ async def open_answer(
                 return result
     except TimeoutError:
         return Failed(f"no byte in {first_byte_timeout_s:g} s", gone=False, timed_out=True)
-    except httpx.TransportError as error:
-        return failure_of(error)
+    except BackendLost as error:
+        return Failed(error.reason, error.gone, error.again, error.timed_out)
 
 
-def failure_of(error: httpx.TransportError) -> Failed:
-    """What a transport error says about the backend, without its address."""
-    match error:
-        case httpx.ConnectTimeout() | httpx.PoolTimeout():
-            return Failed("connecting took too long", gone=True, timed_out=True)
-        case httpx.ConnectError():
-            return Failed("connection refused", gone=True, again=True)
-        case httpx.LocalProtocolError() | httpx.UnsupportedProtocol():
-            return Failed("the request can't be sent", gone=False)
-        case httpx.RemoteProtocolError() | httpx.ReadError() | httpx.WriteError() | httpx.CloseError():
-            return Failed("connection lost", gone=True, again=True)
-        case _:
-            return Failed(type(error).__name__, gone=True)
-
-
-async def _up_to_first_byte(response: httpx.Response) -> Answered | Refused | Failed:
-    status, headers = response.status_code, response.headers.raw
-    pieces = pieces_of(response)
+async def _up_to_first_byte(response: Response) -> Answered | Refused | Failed:
+    status, headers, pieces = response.status, response.headers, response.pieces
     if not 200 <= status < 600:
         return Failed(f"status {status}", gone=False)
     if is_retryable(status):
@@ -144,7 +126,7 @@ async def _up_to_first_byte(response: httpx.Response) -> Answered | Refused | Fa
         except ValueError:
             return Failed(f"status {status}, with an endless body", gone=False)
     kind = content_type(headers)
-    length = response.headers.get("content-length", "")
+    length = next((value for name, value in headers if name.lower() == b"content-length"), b"")
     if kind == b"application/json" and length.isdigit() and int(length) <= WHOLE_CAP_BYTES:
         return Answered(status, headers, await read_capped(pieces, WHOLE_CAP_BYTES), None, response)
     async for piece in pieces:

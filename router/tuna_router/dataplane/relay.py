@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import httpx
-
 from tuna_router.dataplane.account import Reader
-from tuna_router.dataplane.forward import Answered, failure_of
+from tuna_router.dataplane.forward import Answered
 from tuna_router.dataplane.intake import Presence
+from tuna_router.dataplane.upstream import BackendLost
 from tuna_router.envelope import Headers, Send, error_event
 
 _LAST_WORD_S = 1.0
@@ -55,8 +54,8 @@ async def relay(
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
     except TimeoutError:
         broken = "it stalled"
-    except httpx.TransportError as error:
-        broken = failure_of(error).reason
+    except BackendLost as error:
+        broken = error.reason
     except asyncio.CancelledError:
         if answer.is_sse and not presence.gone:
             await _finish(send, error_event("The router is stopping.", "router_stopping", last))

@@ -1,32 +1,85 @@
-"""Connections to backends: httpx's transport without its client.
+"""Connections to backends. The only module that knows by which library they are made.
 
-The client would add what a proxy must not have: default headers, a cookie jar, redirects, proxies
-from the environment, a log line a request.
+It is httpcore itself rather than httpx over it: a proxy wants none of what the client adds (default
+headers, a cookie jar, redirects, proxies from the environment, a log line a request), and a start
+without it is a third shorter.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import ssl
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+from urllib.parse import urlsplit
 
-import httpx
+import httpcore
 
+from tuna_router.dataplane.headers import Headers
 from tuna_router.settings import BackendSettings
 
-_LIMITS = httpx.Limits(
-    max_connections=None,
-    max_keepalive_connections=1024,
-    # Below the 5 s after which uvicorn, and so vLLM, closes an idle connection.
-    keepalive_expiry=4.0,
-)
+_KEPT_CONNECTIONS: Final = 1024
+# Below the 5 s after which uvicorn, and so vLLM, closes an idle connection.
+_KEPT_S: Final = 4.0
+_BODY_METHODS: Final = frozenset({"POST", "PUT", "PATCH"})
+
+
+class BackendLost(Exception):
+    """No answer, or half of one. `reason` is for people and names no address.
+
+    `gone`: nobody is there. `again`: a second connection may do better.
+    """
+
+    def __init__(self, reason: str, *, gone: bool, again: bool = False, timed_out: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.gone = gone
+        self.again = again
+        self.timed_out = timed_out
+
+
+class Response:
+    """An answer whose head is there; `pieces` is the body as it comes off the wire, one piece a read."""
+
+    def __init__(self, inner: httpcore.Response) -> None:
+        self.status = inner.status
+        self.headers: Headers = inner.headers
+        self.pieces = self._read(inner)
+        self._inner = inner
+
+    async def aclose(self) -> None:
+        """Give the connection back, or close it where the body was not read to its end."""
+        await self._inner.aclose()
+
+    @staticmethod
+    async def _read(inner: httpcore.Response) -> AsyncIterator[bytes]:
+        assert isinstance(inner.stream, AsyncIterable)
+        try:
+            async for piece in inner.stream:
+                yield piece
+        except _ERRORS as error:
+            raise _lost(error) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """A backend's URL, taken apart."""
+
+    scheme: bytes
+    host: bytes
+    port: int | None
+    path: bytes
+    host_header: bytes
 
 
 class Upstream:
     """The pooled connections of one router; TLS is set up when first needed."""
 
     def __init__(self) -> None:
-        self._plain = httpx.AsyncHTTPTransport(verify=False, limits=_LIMITS, trust_env=False)
-        self._tls: httpx.AsyncHTTPTransport | None = None
+        self._plain = _pool(None)
+        self._tls: httpcore.AsyncConnectionPool | None = None
 
     async def open(
         self,
@@ -37,24 +90,15 @@ class Upstream:
         content: bytes | AsyncIterator[bytes],
         *,
         connect_timeout_s: float,
-    ) -> httpx.Response:
+    ) -> Response:
         """Send a request and return when the answer's head is there; the caller closes it.
 
         `target` is path and query as the client wrote them. Has no deadline of its own but that for
-        connecting. Raises httpx.TransportError.
+        connecting. Raises BackendLost.
         """
-        url = httpx.URL(backend.url)
-        request = httpx.Request(
-            method,
-            url,
-            headers=list(headers),
-            content=content,
-            extensions={
-                "target": joined(url.raw_path, target),
-                "timeout": {"connect": connect_timeout_s, "read": None, "write": None, "pool": connect_timeout_s},
-            },
+        return await self._send(
+            backend.url, method, target, headers, content, connect_timeout_s=connect_timeout_s, join=True
         )
-        return await self._transport(url.scheme).handle_async_request(request)
 
     async def fetch(
         self,
@@ -68,14 +112,15 @@ class Upstream:
     ) -> tuple[int, bytes]:
         """The status and body of a small request of our own, with the backend's headers.
 
-        Raises TimeoutError, httpx.TransportError, or ValueError when the answer is above `cap_bytes`.
+        Raises TimeoutError, BackendLost, or ValueError when the answer is above `cap_bytes`.
         """
-        headers = {**backend.headers, **({"content-type": "application/json"} if body else {})}
-        request = httpx.Request(method, url, headers=headers, content=body)
+        headers = [(name.encode(), value.encode()) for name, value in backend.headers.items()]
+        if body:
+            headers.append((b"content-type", b"application/json"))
         async with asyncio.timeout(timeout_s):
-            response = await self._transport(request.url.scheme).handle_async_request(request)
+            response = await self._send(url, method, b"", headers, body, connect_timeout_s=timeout_s, join=False)
             try:
-                return response.status_code, await read_capped(pieces_of(response), cap_bytes)
+                return response.status, await read_capped(response.pieces, cap_bytes)
             finally:
                 await response.aclose()
 
@@ -85,19 +130,47 @@ class Upstream:
         if self._tls is not None:
             await self._tls.aclose()
 
-    def _transport(self, scheme: str) -> httpx.AsyncHTTPTransport:
-        if scheme == "http":
+    async def _send(
+        self,
+        url: str,
+        method: str,
+        target: bytes,
+        headers: Sequence[tuple[bytes, bytes]],
+        content: bytes | AsyncIterator[bytes],
+        *,
+        connect_timeout_s: float,
+        join: bool,
+    ) -> Response:
+        origin = _origin(url)
+        head = [(b"host", origin.host_header), *headers]
+        if not isinstance(content, bytes):
+            if not any(name == b"content-length" for name, _ in headers):
+                head.append((b"transfer-encoding", b"chunked"))
+        elif content or method in _BODY_METHODS:
+            head.append((b"content-length", str(len(content)).encode()))
+        request = httpcore.Request(
+            method,
+            httpcore.URL(
+                scheme=origin.scheme,
+                host=origin.host,
+                port=origin.port,
+                target=joined(origin.path, target) if join else origin.path or b"/",
+            ),
+            headers=head,
+            content=content,
+            extensions={"timeout": {"connect": connect_timeout_s, "pool": connect_timeout_s}},
+        )
+        try:
+            return Response(await self._pool(origin.scheme).handle_async_request(request))
+        except _ERRORS as error:
+            raise _lost(error) from error
+
+    def _pool(self, scheme: bytes) -> httpcore.AsyncConnectionPool:
+        if scheme == b"http":
             return self._plain
         if self._tls is None:
-            self._tls = httpx.AsyncHTTPTransport(limits=_LIMITS, trust_env=False)
+            self._tls = _pool(httpcore.default_ssl_context())
         return self._tls
-
-
-def pieces_of(response: httpx.Response) -> AsyncIterator[bytes]:
-    """The body as it comes off the wire: undecoded, one piece a read."""
-    stream = response.stream
-    assert isinstance(stream, httpx.AsyncByteStream)
-    return aiter(stream)
 
 
 async def read_capped(pieces: AsyncIterator[bytes], cap_bytes: int) -> bytes:
@@ -116,3 +189,43 @@ def joined(base: bytes, target: bytes) -> bytes:
     if base.endswith(b"/v1") and (target == b"/v1" or target.startswith((b"/v1/", b"/v1?"))):
         base = base[:-3]
     return base + target
+
+
+def _pool(context: ssl.SSLContext | None) -> httpcore.AsyncConnectionPool:
+    return httpcore.AsyncConnectionPool(
+        context, max_connections=None, max_keepalive_connections=_KEPT_CONNECTIONS, keepalive_expiry=_KEPT_S
+    )
+
+
+@lru_cache(maxsize=1024)
+def _origin(url: str) -> _Origin:
+    parts = urlsplit(url)
+    name = parts.hostname or ""
+    host = name.encode() if name.isascii() else name.encode("idna")
+    shown = b"[%s]" % host if b":" in host else host
+    default = {"http": 80, "https": 443}[parts.scheme]
+    if parts.port not in (None, default):
+        shown += b":%d" % parts.port
+    path = parts.path + (f"?{parts.query}" if parts.query else "")
+    return _Origin(parts.scheme.encode(), host, parts.port, path.encode(), shown)
+
+
+_ERRORS = (
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.TimeoutException,
+    httpcore.UnsupportedProtocol,
+    httpcore.ConnectionNotAvailable,
+)
+
+
+def _lost(error: Exception) -> BackendLost:
+    match error:
+        case httpcore.ConnectTimeout() | httpcore.PoolTimeout():
+            return BackendLost("connecting took too long", gone=True, timed_out=True)
+        case httpcore.ConnectError():
+            return BackendLost("connection refused", gone=True, again=True)
+        case httpcore.LocalProtocolError() | httpcore.UnsupportedProtocol():
+            return BackendLost("the request can't be sent", gone=False)
+        case _:
+            return BackendLost("connection lost", gone=True, again=True)
