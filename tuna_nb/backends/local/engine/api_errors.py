@@ -38,7 +38,7 @@ def invalid(message: str, param: str | None = None, value: object = None) -> Api
 
 def malformed(kind: str, location: str, message: str, value: object) -> ApiError:
     """A body that vLLM's schema refuses: 400, never 422, and its type has a blank in it."""
-    shown = f"<{type(value).__name__} of {len(value)} items>" if isinstance(value, list | dict) else value
+    shown = f"<{type(value).__name__} of {len(value)} items>" if isinstance(value, list | dict) else str(value)
     detail = {"type": kind, "loc": location, "msg": message, "input": shown}
     return ApiError(400, f"1 validation error:\n  {detail}", "Bad Request", location)
 

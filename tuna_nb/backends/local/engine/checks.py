@@ -65,14 +65,14 @@ class GenerationRequest:
 
 
 def parse_body(body: bytes, content_type: str) -> dict[str, Any]:
-    """The JSON object of a request; anything else is a schema error."""
+    """The JSON object of a request; anything else is a schema error. Raises UnicodeDecodeError for no UTF-8."""
     if content_type.split(";", 1)[0].strip().lower() != "application/json":
         message = "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed"
         raise ApiError(400, message, "Bad Request")
+    if not body:
+        raise malformed("missing", "body", "Field required", None)
     try:
         data = json.loads(body)
-    except UnicodeDecodeError:
-        raise ApiError(400, "There was an error parsing the body", "Bad Request") from None
     except json.JSONDecodeError as error:
         raise malformed("json_invalid", f"body.{error.pos}", "JSON decode error", {}) from None
     if not isinstance(data, dict):
@@ -94,6 +94,7 @@ def check_chat(
     """A chat completion request, or the error that vLLM would answer."""
     _check_stream_options(body)
     _check_logprobs(body, "top_logprobs")
+    _check_tools(body)
     if body.get("continue_final_message") and body.get("add_generation_prompt"):
         raise invalid("Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
     data = checked_fields(body, FIELDS["chat"], reject_unknown=reject_unknown)
@@ -111,11 +112,13 @@ def check_chat(
             "you want the model to continue the final message, and add_generation_prompt when you want to add a "
             "header that will prompt it to start a new assistant message instead."
         )
+    if not messages:
+        raise invalid("Cannot apply chat template to an empty conversation. Provide at least one message.")
     text = render(messages, add_generation_prompt=open_turn, continue_final_message=go_on)
-    role = "assistant" if open_turn or not messages else str(messages[-1].get("role", "user"))
-    last = messages[-1] if messages else {}
+    last = messages[-1]
+    role = "assistant" if open_turn else str(last["role"])
     echo_text = message_text(last) if data.get("echo") and last.get("role") == role else None
-    prompt = _text_prompt(text, served)
+    prompt = _truncated(_text_prompt(text, served, data), data, served)
     params = _sampling(data, _clamped(max_tokens, len(prompt), served))
     return GenerationRequest(
         chat=True,
@@ -148,9 +151,9 @@ def check_completion(
     prompts = []
     for given in _given_prompts(data["prompt"]):
         if isinstance(given, str):
-            ids, text = _text_prompt(given, served), given
+            ids, text = _truncated(_text_prompt(given, served, data), data, served), given
         else:
-            ids, text = _id_prompt(given, served), ""
+            ids = _id_prompt(_truncated(given, data, served), served)
             text = tokenizer.decode(ids) if echo else ""
         wanted = 1 if echo_only else _clamped(max_tokens, len(ids), served)
         prompts.append(Prompt(tuple(ids), text, _sampling(data, wanted)))
@@ -198,6 +201,15 @@ def _check_logprobs(data: Mapping[str, Any], name: str) -> None:
         raise invalid("when using `top_logprobs`, `logprobs` must be set to true.", name)
 
 
+def _check_tools(data: Mapping[str, Any]) -> None:
+    # The stand-in has no tool parser, as a vLLM that was started without one.
+    if data.get("tools") == []:
+        message = "`tools` must not be an empty array. Either provide at least one tool or omit the field entirely."
+        raise invalid(message, "tools")
+    if data.get("tools") and data.get("tool_choice", "auto") == "auto":
+        raise invalid('"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set')
+
+
 def _check_max_tokens(max_tokens: int | None, name: str, served: ServedModel) -> None:
     if max_tokens is not None and max_tokens > served.max_model_len:
         raise invalid(
@@ -212,13 +224,26 @@ def _given_prompts(prompt: Any) -> list[str | list[int]]:
     if isinstance(prompt, str):
         return [prompt]
     if not prompt:
-        raise invalid("The decoder prompt cannot be empty")
+        raise invalid("You must pass at least one prompt")
     if isinstance(prompt[0], int):
         return [prompt]
     return list(prompt)
 
 
-def _text_prompt(text: str, served: ServedModel) -> list[int]:
+def _truncated(ids: list[int], data: Mapping[str, Any], served: ServedModel) -> list[int]:
+    """The end (or the start, if asked) of a prompt that is to be cut to `truncate_prompt_tokens`."""
+    wanted = data.get("truncate_prompt_tokens")
+    if wanted is None:
+        return ids
+    length = served.max_model_len - 1 if wanted < 0 else wanted
+    if length >= len(ids):
+        return ids
+    return ids[:length] if data.get("truncation_side") == "right" else ids[len(ids) - length :]
+
+
+def _text_prompt(text: str, served: ServedModel, data: Mapping[str, Any]) -> list[int]:
+    if data.get("truncate_prompt_tokens") is not None:
+        return tokenizer.encode(text)
     bound = served.max_model_len * LONGEST
     if len(text) > bound:
         raise invalid(
@@ -261,13 +286,22 @@ def _clamped(max_tokens: int | None, prompt_tokens: int, served: ServedModel) ->
     return room if max_tokens is None else min(room, max_tokens)
 
 
+def _biases(given: Mapping[str, float]) -> dict[int, float]:
+    wrong = [key for key in given if not key.lstrip("-").isdecimal()]
+    if wrong:
+        message = f"logit_bias contains key(s) that cannot be converted to integer token IDs: {wrong}"
+        raise invalid(message, "logit_bias", wrong)
+    # vLLM clamps biases to [-100, 100].
+    return {int(key): min(100.0, max(-100.0, value)) for key, value in given.items()}
+
+
 def _sampling(data: Mapping[str, Any], max_tokens: int) -> SamplingParams:
     def number(name: str, default: float) -> float:
         value = data.get(name)
         return default if value is None else value
 
     stop = data.get("stop") or []
-    biases = {int(key): float(value) for key, value in (data.get("logit_bias") or {}).items()}
+    biases = _biases(data.get("logit_bias") or {})
     params = SamplingParams(
         max_tokens=max_tokens,
         temperature=number("temperature", 1.0),

@@ -100,7 +100,12 @@ class Exchange:
             self._connection.reset()
 
     def _head(self, status: int, headers: tuple[tuple[str, str], ...]) -> bytes:
-        lines = [f"HTTP/1.1 {status} {_REASONS.get(status, '')}", f"date: {_date()}", "server: uvicorn"]
+        lines = [
+            f"HTTP/1.1 {status} {_REASONS.get(status, '')}",
+            f"date: {_date()}",
+            "server: uvicorn",
+            "vary: Origin",
+        ]
         lines += [f"{name}: {value}" for name, value in headers]
         if not self._request.keep_alive:
             lines.append("connection: close")

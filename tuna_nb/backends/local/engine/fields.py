@@ -8,8 +8,8 @@ from typing import Any, Final
 from tuna_nb.backends.local.engine.api_errors import ApiError, malformed
 
 _SHARED: Final = {
-    "model": "str", "frequency_penalty": "float", "logit_bias": "dict", "max_tokens": "int", "n": "int",
-    "presence_penalty": "float", "response_format": "dict", "seed": "int", "stop": "stop", "stream": "bool",
+    "model": "str", "frequency_penalty": "float", "logit_bias": "biases", "max_tokens": "int", "n": "int",
+    "presence_penalty": "float", "response_format": "dict", "seed": "int64", "stop": "stop", "stream": "bool",
     "stream_options": "dict", "temperature": "float", "top_p": "float", "user": "str", "use_beam_search": "bool",
     "top_k": "int", "min_p": "float", "repetition_penalty": "float", "length_penalty": "float",
     "stop_token_ids": "ints", "include_stop_str_in_output": "bool", "ignore_eos": "bool", "min_tokens": "int",
@@ -17,7 +17,7 @@ _SHARED: Final = {
     "truncation_side": "str", "prompt_logprobs": "int", "logprob_token_ids": "ints", "allowed_token_ids": "ints",
     "bad_words": "list", "echo": "bool", "add_special_tokens": "bool", "structured_outputs": "dict",
     "priority": "int", "request_id": "str", "return_tokens_as_token_ids": "bool", "return_token_ids": "bool",
-    "cache_salt": "str", "kv_transfer_params": "dict", "vllm_xargs": "dict", "stream_interval": "int",
+    "cache_salt": "str", "kv_transfer_params": "dict", "vllm_xargs": "dict", "stream_interval": "positive",
 }  # fmt: skip
 FIELDS: Final[dict[str, dict[str, str]]] = {
     "chat": _SHARED
@@ -28,9 +28,13 @@ FIELDS: Final[dict[str, dict[str, str]]] = {
         "documents": "list", "chat_template": "str", "chat_template_kwargs": "dict", "return_prompt_text": "bool",
     },
     "completion": _SHARED | {"prompt": "prompt", "logprobs": "int", "suffix": "str"},
+    "tokenize": {"model": "str", "prompt": "str", "return_token_strs": "bool"},
+    "tokenize chat": {"model": "str", "messages": "messages", "add_generation_prompt": "bool"},
+    "detokenize": {"model": "str", "tokens": "ints"},
 }  # fmt: skip
 """Type names by field and kind of request."""
-_REQUIRED: Final = frozenset({"messages"})
+_REQUIRED: Final = frozenset({"messages", "tokens"})
+_INT64: Final = 2**63
 _TRUE: Final = frozenset({"1", "true", "t", "yes", "y", "on"})
 _FALSE: Final = frozenset({"0", "false", "f", "no", "n", "off"})
 
@@ -46,8 +50,9 @@ def checked_fields(
         unknown = set(body) - set(fields)
         if unknown:
             raise ApiError(422, f"Unexpected fields in the request: {unknown}", "Unprocessable Entity")
-    for name in _REQUIRED & fields.keys():
-        if name not in body:
+    for name in fields:
+        # A completion's prompt is looked for before its schema, with an error of its own.
+        if name not in body and (name in _REQUIRED or (fields[name] == "str" and name == "prompt")):
             raise malformed("missing", f"body.{name}", "Field required", dict(body))
     data = dict(body)
     for name, kind in fields.items():
@@ -67,12 +72,28 @@ def _value(value: Any, kind: str, location: str) -> Any:
             return _float(value, location)
         case "bool":
             return _boolean(value, location)
+        case "int64":
+            number = _integer(value, location)
+            if number >= _INT64:
+                message = f"Input should be less than or equal to {_INT64 - 1}"
+                raise malformed("less_than_equal", location, message, value)
+            if number < -_INT64:
+                message = f"Input should be greater than or equal to {-_INT64}"
+                raise malformed("greater_than_equal", location, message, value)
+            return number
+        case "positive":
+            number = _integer(value, location)
+            if number < 1:
+                raise malformed("greater_than_equal", location, "Input should be greater than or equal to 1", value)
+            return number
         case "str":
             if not isinstance(value, str):
                 raise malformed("string_type", location, "Input should be a valid string", value)
-        case "dict":
+        case "dict" | "biases":
             if not isinstance(value, dict):
                 raise malformed("dict_type", location, "Input should be a valid dictionary", value)
+            if kind == "biases":
+                return {key: _float(bias, f"{location}.{key}") for key, bias in value.items()}
         case "list" | "ints" | "messages":
             if not isinstance(value, list):
                 raise malformed("list_type", location, "Input should be a valid list", value)
@@ -80,11 +101,24 @@ def _value(value: Any, kind: str, location: str) -> Any:
                 return [_integer(item, f"{location}.{place}") for place, item in enumerate(value)]
             for place, item in enumerate(value if kind == "messages" else ()):
                 if not isinstance(item, dict):
-                    raise malformed("dict_type", f"{location}.{place}", "Input should be a valid dictionary", item)
+                    # pydantic names the first member of a union that it tried.
+                    where = f"{location}.{place}.ChatCompletionDeveloperMessageParam"
+                    raise malformed("dict_type", where, "Input should be a valid dictionary", item)
+                if "role" not in item:
+                    where = f"{location}.{place}.ChatCompletionDeveloperMessageParam.role"
+                    raise malformed("missing", where, "Field required", item)
         case "stop":
             if not isinstance(value, str) and not _all(value, str):
                 raise malformed("string_type", location, "Input should be a valid string", value)
         case "prompt":
+            if isinstance(value, list) and value and all(type(item) is int for item in value):
+                for place, item in enumerate(value):
+                    if item < 0:
+                        message = "Input should be greater than or equal to 0"
+                        raise malformed("greater_than_equal", f"{location}.{place}", message, item)
+            if isinstance(value, list) and not (_all(value, str) or _ids(value) or _all_ids(value)):
+                message = "Input should be a valid integer"
+                raise malformed("int_type", f"{location}.0", message, value[0])
             if not (isinstance(value, str) or _all(value, str) or _ids(value) or _all_ids(value)):
                 raise malformed("list_type", location, "Input should be a valid list", value)
     return value

@@ -7,12 +7,13 @@ import hmac
 import json
 import os
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
 from tuna_nb.backends.local.engine import tokenizer
-from tuna_nb.backends.local.engine.api_errors import ApiError, engine_dead, invalid, queue_full, shutting_down
+from tuna_nb.backends.local.engine.api_errors import ApiError, engine_dead, queue_full, shutting_down
 from tuna_nb.backends.local.engine.chat_template import render
 from tuna_nb.backends.local.engine.checks import (
     GenerationRequest,
@@ -24,6 +25,7 @@ from tuna_nb.backends.local.engine.checks import (
 from tuna_nb.backends.local.engine.connection import Exchange, HttpRequest
 from tuna_nb.backends.local.engine.engine import Engine
 from tuna_nb.backends.local.engine.faults import AT_ARRIVAL, Fault, FaultBook, FaultKind, parse_fault
+from tuna_nb.backends.local.engine.fields import FIELDS, checked_fields
 from tuna_nb.backends.local.engine.options import Options
 from tuna_nb.backends.local.engine.replies import JSON, Reply, StreamReply, WholeReply
 from tuna_nb.backends.local.engine.scheduler import QueueFullError
@@ -78,7 +80,12 @@ class Server:
             return
         method, route = self._routes.get(request.path, ("", None))
         if route is None:
-            _json(exchange, {"detail": "Not Found"}, 404)
+            bare = request.path.rstrip("/")
+            if bare in self._routes:
+                url = f"http://{request.headers.get('host', self.options.host)}{bare}"
+                exchange.reply(307, b"", None, (("location", url),))
+            else:
+                _json(exchange, {"detail": "Not Found"}, 404)
             return
         if request.method != method and not (request.method == "POST" and request.path == "/ping"):
             _json(exchange, {"detail": "Method Not Allowed"}, 405, (("allow", method),))
@@ -87,6 +94,9 @@ class Server:
             route(request, exchange)
         except ApiError as error:
             exchange.reply(error.status, dumps(error.body()), JSON, self._id_header(request))
+        except Exception as error:  # noqa: BLE001 - a fault of ours must reach the client as a 500, as in vLLM
+            traceback.print_exc()
+            exchange.reply(500, dumps(ApiError(500, str(error), "InternalServerError").body()), JSON)
 
     def reply_begun(self, reply: Reply) -> None:
         """A request is in progress."""
@@ -122,7 +132,12 @@ class Server:
 
     def _generate(self, request: HttpRequest, exchange: Exchange, check: Callable[..., GenerationRequest]) -> None:
         options = self.options
-        body = parse_body(request.body, request.headers.get("content-type", ""))
+        try:
+            body = parse_body(request.body, request.headers.get("content-type", ""))
+        except UnicodeDecodeError:
+            # FastAPI gives up before vLLM's error handlers see it.
+            _json(exchange, {"detail": "There was an error parsing the body"}, 400)
+            return
         asked = check(
             body,
             options.model,
@@ -200,17 +215,18 @@ class Server:
 
     def _tokenize(self, request: HttpRequest, exchange: Exchange) -> None:
         data = parse_body(request.body, request.headers.get("content-type", ""))
+        if "messages" not in data:
+            checked_fields(data, FIELDS["tokenize"])
         check_model(data, self.options.model)
-        if isinstance(data.get("messages"), list):
+        if "messages" in data:
+            data = checked_fields(data, FIELDS["tokenize chat"])
             text = render(
                 data["messages"],
                 add_generation_prompt=data.get("add_generation_prompt") is not False,
                 continue_final_message=bool(data.get("continue_final_message")),
             )
-        elif isinstance(data.get("prompt"), str):
-            text = data["prompt"]
         else:
-            raise ApiError(400, "1 validation error:\n  Field required", "Bad Request", "body.prompt")
+            text = checked_fields(data, FIELDS["tokenize"])["prompt"]
         ids = tokenizer.encode(text)
         strings = tokenizer.token_strings(ids) if data.get("return_token_strs") else None
         length = self.options.model.max_model_len
@@ -219,11 +235,9 @@ class Server:
     def _detokenize(self, request: HttpRequest, exchange: Exchange) -> None:
         data = parse_body(request.body, request.headers.get("content-type", ""))
         check_model(data, self.options.model)
-        ids = data.get("tokens")
-        if not isinstance(ids, list) or not all(type(i) is int and i >= 0 for i in ids):
-            raise ApiError(400, "1 validation error:\n  Field required", "Bad Request", "body.tokens")
-        if ids and max(ids) >= SIZE:
-            raise invalid(f"Token id {max(ids)} is out of vocabulary")
+        ids = checked_fields(data, FIELDS["detokenize"])["tokens"]
+        # What is not in the vocabulary has no text.
+        ids = [i for i in ids if 0 <= i < SIZE]
         _json(exchange, {"prompt": tokenizer.decode(ids)})
 
     def _faults(self, request: HttpRequest, exchange: Exchange) -> None:

@@ -1,0 +1,70 @@
+"""A real engine process for tests: started on a free port, its log kept, ended by its id."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+
+COMMAND = (sys.executable, "-m", "tuna_nb.backends.local.engine")
+AT_ONCE = ("--decode-tokens-per-s", "0", "--prefill-tokens-per-s", "0")
+"""Flags for an engine in which no time passes."""
+
+
+class EngineProcess:
+    """`with EngineProcess(*flags) as engine:` runs one; `engine.url` has no path."""
+
+    def __init__(self, *flags: str, model: str = "tiny") -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        self.port_file = Path(self.folder.name) / "port.json"
+        self.log_path = Path(self.folder.name) / "log"
+        arguments = [*COMMAND, "--model", model, "--port", "0", "--port-file", str(self.port_file), *flags]
+        environment = {k: v for k, v in os.environ.items() if k != "VLLM_API_KEY"}
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(arguments, stderr=log, env=environment)
+        self.port = 0
+
+    def __enter__(self) -> EngineProcess:
+        deadline = time.monotonic() + 20
+        while not self.port_file.exists():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.end()
+                raise AssertionError(f"the engine did not start: {self.log_path.read_text()}")
+            time.sleep(0.005)
+        told = json.loads(self.port_file.read_text())
+        assert told["pid"] == self.process.pid
+        self.port = told["port"]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+        self.folder.cleanup()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def terminate(self) -> None:
+        """SIGTERM, without waiting."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> int:
+        """The exit status."""
+        return self.process.wait(10)
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(10)
