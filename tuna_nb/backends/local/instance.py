@@ -164,7 +164,8 @@ class Instance:
         self._process = processes.spawn(
             spec.argv(processes.LOOPBACK, self.port),
             processes.engine_environment(spec.path, spec.figures.engine_env),
-            spec.cwd,
+            # Only a command is looked up from the user's folder: a random.py there must not shadow our imports.
+            spec.cwd if spec.engine.command is not None else None,
             marker_of(self._site.cloud_id, self.id),
         )
         self._site.journal.set_process(self.id, self._process.pid, self._process.create_time)
