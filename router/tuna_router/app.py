@@ -41,6 +41,7 @@ class Router:
         self._watchers = Watchers(self.core)
         self._control: Application | None = None
         self._control_lock = asyncio.Lock()
+        self._configure_lock = asyncio.Lock()
 
     async def start(self) -> None:
         """Begin to watch the spot backends."""
@@ -54,7 +55,8 @@ class Router:
     async def configure(self, settings: Settings) -> None:
         """Change the configuration. Raises SettingsError when it can't be saved."""
         self.core.configure(settings)
-        await self._watchers.follow(self.core.fleet.spots)
+        async with self._configure_lock:
+            await self._watchers.follow(self.core.fleet.spots)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry."""
@@ -93,11 +95,25 @@ class Router:
                 body = error_body("This needs an admin key.", "permission_error", "admin_key_required")
                 await answer(send, 403, body)
             return
+        if self.core.open_door and _from_another_site(scope):
+            body = error_body("Another web site may not use this router.", "permission_error", "cross_site")
+            await answer(send, 403, body)
+            return
         async with self._control_lock:
             if self._control is None:
                 # In a thread: FastAPI takes a quarter of a second to import, in which streams must flow.
                 self._control = await asyncio.to_thread(_build_control, self)
         await self._control(scope, receive, send)
+
+
+def _from_another_site(scope: Scope) -> bool:
+    """True for a request that a browser sends on behalf of a page of somewhere else.
+
+    Matters without keys only: there any page that its user opens could change the configuration.
+    """
+    headers = dict(scope["headers"])
+    origin = headers.get(b"origin", b"")
+    return bool(origin) and origin.partition(b"://")[2] != headers.get(b"host", b"")
 
 
 def _build_control(router: Router) -> Application:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,8 @@ from tuna_router.spot import (
     Traffic,
     Transition,
 )
+
+_log = logging.getLogger("tuna_router.fleet")
 
 
 class Attempt:
@@ -102,9 +105,13 @@ class LiveBackend:
 
     def failed(self, attempt: Attempt, reason: str, *, gone: bool, cooldown_s: float) -> None:
         """A request failed here: back of the order for a while; a spot that is gone leaves READY."""
+        self.busy(reason, cooldown_s=cooldown_s)
+        self.tell(RequestFailed(attempt.epoch, reason, gone))
+
+    def busy(self, reason: str, *, cooldown_s: float) -> None:
+        """It is well, but has no room: back of the order for a while, and no doubt about its state."""
         self.last_error = reason
         self.cooling_until = self._meter.clock() + cooldown_s
-        self.tell(RequestFailed(attempt.epoch, reason, gone))
 
     def view(self) -> BackendView:
         """What the policy sees."""
@@ -177,6 +184,7 @@ class Fleet:
 
     def _log(self, name: str) -> Callable[[Transition], None]:
         def note(change: Transition) -> None:
+            _log.info("%s: %s -> %s: %s", name, change.source, change.target, change.reason)
             self._meter.changes.append(
                 StateChange(self._meter.wall(), name, change.source.value, change.target.value, change.reason)
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from tuna_router.app import Router
 from tuna_router.errors import RouterError
 from tuna_router.state import write_private
 
+_log = logging.getLogger("tuna_router.serving")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -54,6 +56,10 @@ def local_url(host: str, port: int) -> str:
     """The URL under which this machine reaches the router."""
     name = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 class Server(uvicorn.Server):
@@ -109,6 +115,8 @@ async def serve_until_stopped(
         if port_file is not None:
             card = {"pid": os.getpid(), "port": port, "host": host, "url": url, "started_at": time.time()}
             write_private(port_file, json.dumps(card) + "\n")
+        if router.core.open_door and not _is_loopback(sock.getsockname()[0]):
+            _log.warning("without a key, everyone who reaches %s may use and change this router", url)
         print(f"tuna-router: listening on {url}", file=sys.stderr, flush=True)  # noqa: T201
         await server.serve(sockets=[sock])
     finally:

@@ -179,7 +179,13 @@ class _Exchange:
             await relay(
                 self.send,
                 result,
-                downstream_headers(result.headers, settings.name, self.attempts, self.request_id),
+                downstream_headers(
+                    result.headers,
+                    settings.name,
+                    self.attempts,
+                    self.request_id,
+                    bodiless=result.status in (204, 304),
+                ),
                 reader,
                 self.presence,
                 idle_s=core.settings.stream_idle_timeout_s,
@@ -195,9 +201,11 @@ class _Exchange:
         backend.failed(attempt, reason, gone=True, cooldown_s=self.core.settings.cooldown_s)
 
     def _note(self, backend: LiveBackend, attempt: Attempt, result: Refused | Failed) -> None:
-        busy = isinstance(result, Refused) and not result.gone and result.status in (408, 429, 503)
-        cooldown_s = min(_BUSY_COOLDOWN_S, self.core.settings.cooldown_s) if busy else self.core.settings.cooldown_s
-        backend.failed(attempt, result.reason, gone=result.gone, cooldown_s=cooldown_s)
+        cooldown_s = self.core.settings.cooldown_s
+        if isinstance(result, Refused) and result.busy:
+            backend.busy(result.reason, cooldown_s=min(_BUSY_COOLDOWN_S, cooldown_s))
+        else:
+            backend.failed(attempt, result.reason, gone=result.gone, cooldown_s=cooldown_s)
 
     def _outgoing(self, backend: LiveBackend, body: Body) -> Outgoing:
         headers = upstream_headers(self.scope["headers"], backend.settings.headers, self.request_id, self.key)

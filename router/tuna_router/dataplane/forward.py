@@ -66,8 +66,13 @@ class Refused:
 
     @property
     def gone(self) -> bool:
-        """True when nobody is there behind the endpoint; not for a full queue of vLLM, which is a 503 too."""
-        return self.status in (502, 503, 504) and b"currently busy" not in self.body
+        """True when nobody is there behind the endpoint."""
+        return self.status in (502, 503, 504) and not self.busy
+
+    @property
+    def busy(self) -> bool:
+        """True when it is well but has no room: also vLLM's full queue, which is a 503."""
+        return self.status in (408, 429) or (self.status == 503 and b"currently busy" in self.body)
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,11 +58,14 @@ def upstream_headers(
 
 
 def downstream_headers(
-    backend: Iterable[tuple[bytes, bytes]], name: str, attempts: int, request_id: bytes
+    backend: Iterable[tuple[bytes, bytes]], name: str, attempts: int, request_id: bytes, *, bodiless: bool = False
 ) -> Headers:
-    """What the client gets: the backend's headers, and who answered after how many attempts."""
+    """What the client gets: the backend's headers, and who answered after how many attempts.
+
+    `bodiless` is for 204 and 304, whose content-length speaks of a body that is not sent.
+    """
     backend = list(backend)
-    dropped = _NOT_DOWNSTREAM | nominated(backend)
+    dropped = _NOT_DOWNSTREAM | nominated(backend) | ({b"content-length"} if bodiless else set())
     passed = [(n, v) for n, v in backend if n.lower() not in dropped]
     return [*passed, *own_headers(name, attempts, request_id)]
 
