@@ -68,6 +68,14 @@ async def test_with_an_admin_key_a_client_can_read_but_not_change(
     assert (await router.client.get("/v1/x", headers=as_admin)).status_code == 200
 
 
+async def test_without_keys_a_web_page_of_another_site_can_not_change_the_router(start_router: StartRouter) -> None:
+    router = await start_router(no_auth=True)
+    post, body = router.client.post, {"max_concurrency": 1}
+    assert (await post("/router/config", json=body, headers={"origin": "https://evil.example"})).status_code == 403
+    own = {"origin": f"http://127.0.0.1:{router.port}"}
+    assert (await post("/router/config", json=body, headers=own)).status_code == 200
+
+
 async def test_an_encoded_path_does_not_get_around_the_control_planes_key(
     start_backend: StartBackend, start_router: StartRouter
 ) -> None:

@@ -182,6 +182,18 @@ async def test_a_spot_that_was_lost_for_one_request_is_back_after_a_probe(
     assert log[2]["reason"] == "a request failed: connection lost"
 
 
+async def test_a_spot_with_a_full_queue_stays_ready(start_backend: StartBackend, start_router: StartRouter) -> None:
+    async def full(wire: Wire, seen: Seen) -> None:
+        await wire.json({"error": {"message": "The engine is currently busy.", "type": "Service Unavailable"}}, 503)
+
+    spot = await start_backend(full)
+    router = await start_router(await start_backend(), spot)
+    probes = len(spot.probes)
+    assert (await router.complete()).headers["x-tuna-backend"] == "serverless"
+    assert router.state() == "READY"
+    assert len(spot.probes) == probes
+
+
 @pytest.mark.parametrize("data", [[], {}, {"ready": "1"}, {"replicas": -1}, {"ready": True}, {"starting": 1}])
 def test_a_replica_count_that_makes_no_sense_is_refused(data: object) -> None:
     with pytest.raises(ValueError):

@@ -78,7 +78,7 @@ class Upstream:
     """The pooled connections of one router; TLS is set up when first needed."""
 
     def __init__(self) -> None:
-        self._plain = _pool(None)
+        self._plain = _Pool(None)
         self._tls: httpcore.AsyncConnectionPool | None = None
 
     async def open(
@@ -169,7 +169,7 @@ class Upstream:
         if scheme == b"http":
             return self._plain
         if self._tls is None:
-            self._tls = _pool(httpcore.default_ssl_context())
+            self._tls = _Pool(httpcore.default_ssl_context())
         return self._tls
 
 
@@ -191,10 +191,31 @@ def joined(base: bytes, target: bytes) -> bytes:
     return base + target
 
 
-def _pool(context: ssl.SSLContext | None) -> httpcore.AsyncConnectionPool:
-    return httpcore.AsyncConnectionPool(
-        context, max_connections=None, max_keepalive_connections=_KEPT_CONNECTIONS, keepalive_expiry=_KEPT_S
-    )
+class _Connection(httpcore.AsyncHTTPConnection):
+    """httpcore's connection, closed when it was opened for a request that is cancelled before using it.
+
+    httpcore 1.0.9 then keeps it open and counted for ever (state NEW: neither idle nor closed); to go when
+    encode/httpcore issue 1093 is mended (pull request 1099).
+    """
+
+    async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
+        try:
+            return await super().handle_async_request(request)
+        except asyncio.CancelledError:
+            if "Request Count: 0" in self.info():
+                await self.aclose()
+            raise
+
+
+class _Pool(httpcore.AsyncConnectionPool):
+    def __init__(self, context: ssl.SSLContext | None) -> None:
+        super().__init__(
+            context, max_connections=None, max_keepalive_connections=_KEPT_CONNECTIONS, keepalive_expiry=_KEPT_S
+        )
+        self._context = context
+
+    def create_connection(self, origin: httpcore.Origin) -> httpcore.AsyncConnectionInterface:
+        return _Connection(origin, ssl_context=self._context, keepalive_expiry=_KEPT_S)
 
 
 @lru_cache(maxsize=1024)

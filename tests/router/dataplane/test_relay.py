@@ -165,12 +165,16 @@ async def test_answers_without_a_body_pass(start_backend: StartBackend, start_ro
     async def bare(wire: Wire, seen: Seen) -> None:
         if seen.method == "HEAD":
             await wire.raw(b"HTTP/1.1 200 OK\r\ncontent-length: 42\r\ncontent-type: text/plain\r\n\r\n")
+        elif seen.method == "GET":
+            await wire.raw(b"HTTP/1.1 304 Not Modified\r\ncontent-length: 42\r\netag: e\r\n\r\n")
         else:
             await wire.raw(b"HTTP/1.1 204 No Content\r\nx-was: deleted\r\n\r\n")
 
     router = await start_router(await start_backend(bare))
     head = await router.client.head("/file")
     assert (head.status_code, head.headers["content-length"]) == (200, "42")
+    kept = await router.client.get("/file")
+    assert (kept.status_code, kept.headers["etag"]) == (304, "e")
     deleted = await router.client.delete("/v1/files/1?really=yes")
     assert (deleted.status_code, deleted.headers["x-was"]) == (204, "deleted")
 
@@ -182,3 +186,42 @@ async def test_a_hundred_streams_at_once_are_all_complete(
     answers = await asyncio.gather(*(router.complete(stream=True) for _ in range(100)))
     assert all(answer.text.endswith("[DONE]\n\n") for answer in answers)
     assert (router.tally.started, router.tally.finished) == (100, 100)
+
+
+async def test_hundreds_of_clients_that_hang_up_anywhere_leave_nothing_behind(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    async def trickle(wire: Wire, seen: Seen) -> None:
+        await asyncio.sleep(0.002)
+        await wire.stream_head()
+        for _ in range(10):
+            await wire.token("x")
+            await asyncio.sleep(0.002)
+        await wire.token("x", "length")
+        await wire.done()
+
+    backend = await start_backend(trickle)
+    router = await start_router(backend)
+
+    async def client(number: int) -> None:
+        reader, writer = await router.raw(STREAM)
+        try:
+            async with asyncio.timeout(number % 40 / 1000):
+                await reader.readuntil(b"[DONE]")
+        except TimeoutError:
+            pass
+        writer.close()
+
+    for start in range(0, 200, 50):
+        await asyncio.gather(*(client(number) for number in range(start, start + 50)))
+    await until(lambda: router.tally.running == 0)
+    tally = router.tally
+    assert tally.started == tally.finished + tally.cancelled + tally.failed
+    assert tally.failed == 0
+    assert tally.cancelled > 0
+    assert router.router.core.admission.in_flight == 0
+    assert router.router.core.fleet["serverless"].in_flight == 0
+    pool = router.router.core.upstream._plain
+    assert (await router.complete(stream=True)).status_code == 200
+    await until(lambda: all(connection.is_idle() for connection in pool.connections))
+    await until(lambda: backend.open_connections == len(pool.connections))
