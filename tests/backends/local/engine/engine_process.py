@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+import httpx
+
 COMMAND = (sys.executable, "-m", "tuna_nb.backends.local.engine")
 AT_ONCE = ("--decode-tokens-per-s", "0", "--prefill-tokens-per-s", "0")
 """Flags for an engine in which no time passes."""
@@ -68,3 +70,22 @@ class EngineProcess:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(10)
+
+
+def client_of(engine: EngineProcess) -> httpx.Client:
+    return httpx.Client(base_url=engine.url, timeout=10, trust_env=False)
+
+
+def running(client: httpx.Client) -> float:
+    """The gauge of running requests."""
+    lines = client.get("/metrics").text.splitlines()
+    return next(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("vllm:num_requests_running{"))
+
+
+def idle_within(client: httpx.Client, seconds: float) -> bool:
+    """Whether no request runs any more before so many seconds have passed."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if running(client) == 0:
+            return True
+    return False

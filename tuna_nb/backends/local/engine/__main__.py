@@ -75,7 +75,13 @@ async def _serve(options: Options) -> int:
     server.on_death = ended.set
 
     def stop() -> None:
-        if options.shutdown_timeout_s and not server.draining and server.replies:
+        if options.hang_on_sigterm and server.replies:
+            # Seen on vLLM 0.32: the engine was killed at once, and the server waited for its open streams, which
+            # nobody fed any more.
+            listener.close()
+            engine.freeze()
+            server.on_idle = ended.set
+        elif options.shutdown_timeout_s and not server.draining and server.replies:
             server.draining = True
             server.on_idle = ended.set
             loop.call_later(options.shutdown_timeout_s, ended.set)

@@ -144,12 +144,16 @@ class Engine:
         """Stop an answer whose client has gone. Not counted as a finished request, as in vLLM."""
         self.scheduler.remove(answer)
 
-    def die(self) -> None:
-        """End at once: every answer in progress is lost, and its listener told."""
+    def freeze(self) -> None:
+        """End at once and tell nobody: answers in progress get no more tokens."""
         self.dead = True
         if self._step_ends is not None:
             self._step_ends.cancel()
             self._step_ends = None
+
+    def die(self) -> None:
+        """End at once: every answer in progress is lost, and its listener told."""
+        self.freeze()
         lost = [*self.scheduler.running, *self.scheduler.waiting]
         self.scheduler.running.clear()
         self.scheduler.waiting.clear()

@@ -35,6 +35,7 @@ class Options:
     stream_interval: int
     request_id_header: bool
     shutdown_timeout_s: float
+    hang_on_sigterm: bool
     startup_delay_s: float
     never_ready: bool
     die_at_start: bool
@@ -130,6 +131,7 @@ def _parser() -> _Parser:
     add("--die-at-start", action="store_true", help="log an error and exit 1")
     add("--shutdown-timeout", type=_at_least_zero, default=0.0, metavar="S",
         help="seconds that SIGTERM lets running requests finish; 0 aborts them")  # fmt: skip
+    add("--hang-on-sigterm", action="store_true", help="SIGTERM closes the port and leaves open streams silent")
     add("--fault", type=_fault, action="append", default=[], metavar="KIND[:KEY=N,...]",
         help="fault for the next requests, e.g. reset:after_tokens=5,times=1")  # fmt: skip
     add("--allow-faults", action="store_true", help="take orders on /-/faults (GET, POST, DELETE)")
@@ -166,6 +168,7 @@ def parse(arguments: Sequence[str], environment: dict[str, str]) -> Options:
         stream_interval=given.stream_interval,
         request_id_header=given.enable_request_id_headers,
         shutdown_timeout_s=given.shutdown_timeout,
+        hang_on_sigterm=given.hang_on_sigterm,
         startup_delay_s=given.startup_delay,
         never_ready=given.never_ready,
         die_at_start=given.die_at_start,
