@@ -18,9 +18,9 @@ import pytest
 
 from tests.backends.local.clouds import alive, daemons, deploy, engines, serverless, spot, until
 from tests.backends.local.conftest import cloud_id
-from tuna_nb.backends.base import State
+from tuna_nb.backends.base import Kind, Ref, State
 from tuna_nb.backends.local.backend import LocalBackend
-from tuna_nb.errors import BackendError, ConflictError, SettingsError
+from tuna_nb.errors import BackendError, ConflictError, NotFoundError, SettingsError
 
 
 async def daemon_pid(backend: LocalBackend) -> int:
@@ -36,14 +36,15 @@ async def kill_daemon(backend: LocalBackend, number: signal.Signals = signal.SIG
 
 
 async def test_looking_at_an_empty_folder_starts_nothing_and_writes_nothing(backend: LocalBackend) -> None:
+    unknown = Ref("local", Kind.SPOT, "x")
     assert await backend.list_owned() == []
     assert (await backend.cloud.bill()).usd == 0
-    ref = (await backend.plan(serverless("x"))).request.name
-    from tuna_nb.backends.base import Kind, Ref
-
-    unknown = Ref("local", Kind.SERVERLESS, ref)
     assert (await backend.status(unknown)).state is State.GONE
+    assert [line async for line in backend.logs(unknown)] == []
     await backend.destroy(unknown)
+    for call in (backend.wake(unknown), backend.auth(unknown), backend.cloud.preempt("x")):
+        with pytest.raises(NotFoundError):
+            await call
     assert not backend.folder.exists()
 
 
@@ -202,8 +203,6 @@ async def test_a_daemon_whose_folder_is_taken_away_leaves_nothing_running(backen
 async def test_a_broken_journal_is_an_error_and_never_an_empty_list(tmp_path: Path) -> None:
     backend = LocalBackend(tmp_path)
     (tmp_path / "journal.db").write_bytes(b"this is no database" * 500)
-    from tuna_nb.backends.base import Kind, Ref
-
     ref = Ref("local", Kind.SPOT, "x")
     for call in (backend.list_owned(), backend.status(ref), backend.usage(ref), backend.destroy(ref)):
         with pytest.raises(BackendError, match=r"journal\.db"):

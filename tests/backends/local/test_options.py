@@ -169,3 +169,9 @@ async def test_scaling_of_the_wrong_kind_is_refused(backend: LocalBackend) -> No
 
     with pytest.raises(RequestError, match="does not fit"):
         await backend.scale(Ref("local", Kind.SPOT, "x"), ServerlessScaling())
+
+
+def test_every_gpu_that_tuna_knows_has_a_price_here() -> None:
+    from tuna_nb.catalog.gpus import GPUS
+
+    assert {getattr(gpu, "name", gpu) for gpu in GPUS} == set(prices.PRICES)

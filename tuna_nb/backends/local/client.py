@@ -92,9 +92,7 @@ class LocalCloud:
 
     async def status(self, name: str) -> ResourceView:
         """Raises NotFoundError."""
-        if not await self._should_ask():
-            raise NotFoundError(f"the local cloud has no resource {name!r}")
-        return wire.resource_from_json(await self._ask("GET", f"/resources/{quote(name, safe='')}"))
+        return wire.resource_from_json(await self._ask_of(name, "GET"))
 
     async def resources(self) -> list[ResourceView]:
         """Every resource of this cloud."""
@@ -113,17 +111,15 @@ class LocalCloud:
 
     async def key(self, name: str) -> str:
         """The endpoint's invoke key. Raises NotFoundError."""
-        if not await self._should_ask():
-            raise NotFoundError(f"the local cloud has no resource {name!r}")
-        return str((await self._ask("GET", f"/resources/{quote(name, safe='')}/key"))["key"])
+        return str((await self._ask_of(name, "GET", "/key"))["key"])
 
     async def scale(self, name: str, scaling: Scaling) -> None:
         """In place. Raises NotFoundError, RequestError."""
-        await self._ask("POST", f"/resources/{quote(name, safe='')}/scale", specs.scaling_to_json(scaling))
+        await self._ask_of(name, "POST", "/scale", specs.scaling_to_json(scaling))
 
     async def wake(self, name: str) -> None:
         """Start a container or replica where none runs. Raises NotFoundError."""
-        await self._ask("POST", f"/resources/{quote(name, safe='')}/wake", {})
+        await self._ask_of(name, "POST", "/wake", {})
 
     async def preempt(self, name: str, notice_s: float | None = None, replica: str | None = None) -> str:
         """Take a spot replica away and return its id. notice_s None: as configured; 0: killed at once.
@@ -131,7 +127,7 @@ class LocalCloud:
         replica None: the one that has the most requests. Raises NotFoundError, ConflictError.
         """
         body = {"notice_s": notice_s, "replica": replica}
-        return str((await self._ask("POST", f"/resources/{quote(name, safe='')}/preempt", body))["replica"])
+        return str((await self._ask_of(name, "POST", "/preempt", body))["replica"])
 
     async def bill(self, name: str | None = None) -> Bill:
         """What one resource, or everything, has cost so far; destroyed ones included."""
@@ -262,6 +258,12 @@ class LocalCloud:
                     await self._gone(there)
                 await self.ensure_running()
         raise AssertionError("unreachable")
+
+    async def _ask_of(self, name: str, method: str, what: str = "", body: object = None) -> Any:
+        """A call about one resource; starts no daemon to learn that there is none. Raises NotFoundError."""
+        if not await self._should_ask():
+            raise NotFoundError(f"the local cloud has no resource {name!r}", "`tuna list` shows what there is")
+        return await self._ask(method, f"/resources/{quote(name, safe='')}{what}", body)
 
     async def _gone(self, there: Announcement) -> None:
         """Wait for a daemon that is leaving, as long as a destroy of all it has may take."""

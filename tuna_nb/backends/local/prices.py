@@ -37,15 +37,16 @@ PRICES: Final[Mapping[str, GpuPrice]] = {
     "A10": GpuPrice(1.10, 0.30),
     "V100": GpuPrice(1.60, 0.45),
     "RTX4090": GpuPrice(1.10, 0.28),
+    "RTX5090": GpuPrice(1.58, 0.42),
     "L40S": GpuPrice(1.95, 0.50),
     "L40": GpuPrice(1.75, 0.46),
-    "A6000": GpuPrice(1.22, 0.33),
+    "A40": GpuPrice(1.15, 0.31),
+    "RTXA6000": GpuPrice(1.22, 0.33),
     "A100_40GB": GpuPrice(2.10, 0.62),
     "A100_80GB": GpuPrice(2.50, 0.78),
     "H100": GpuPrice(3.95, 1.15),
     "H200": GpuPrice(4.54, 1.40),
     "B200": GpuPrice(6.25, 1.95),
-    "MI300X": GpuPrice(3.60, 0.95),
 }
 """USD per hour for one GPU, by the GPU's canonical name."""
 
