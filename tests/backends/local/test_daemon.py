@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -290,3 +291,19 @@ async def test_a_kill_at_any_moment_leaves_nothing_unfound(backend: LocalBackend
     assert await backend.list_owned() == []
     assert engines(known) == []
     assert all(i.ended_at is not None for i in (await backend.cloud.bill()).intervals)
+
+
+async def test_a_port_that_was_taken_meanwhile_is_replaced_and_told(backend: LocalBackend) -> None:
+    side = await deploy(backend, serverless("moved"))
+    await kill_daemon(backend)
+    port = int(side.endpoint.url.rsplit(":", 1)[1])
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        url = (await backend.status(side.ref)).endpoint_url
+        assert url is not None
+        assert url != side.endpoint.url
+        headers = dict((await backend.auth(side.ref)).headers)
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=20) as http:
+            assert (await http.get("/v1/models")).status_code == 200

@@ -8,10 +8,10 @@ import time
 import httpx
 import pytest
 
-from tests.backends.local.clouds import Deployed, deploy, spot, until
+from tests.backends.local.clouds import Deployed, deploy, serverless, spot, until
 from tuna_nb.backends.base import SpotScaling, State
 from tuna_nb.backends.local.backend import LocalBackend
-from tuna_nb.errors import ConflictError, NotFoundError
+from tuna_nb.errors import ConflictError, NotFoundError, RequestError
 
 pytestmark = pytest.mark.usefixtures("unclouded")
 
@@ -112,6 +112,11 @@ async def test_preempting_what_is_not_there_is_an_error(shared: LocalBackend) ->
         await shared.cloud.preempt(fleet.ref.name, replica="no-such")
     with pytest.raises(NotFoundError):
         await shared.cloud.preempt("no-such-fleet")
+    with pytest.raises(RequestError, match="notice_s"):
+        await shared.cloud.preempt(fleet.ref.name, notice_s=-1)
+    side = await deploy(shared, serverless("not-a-fleet"))
+    with pytest.raises(ConflictError, match="serverless"):
+        await shared.cloud.preempt(side.ref.name)
 
 
 async def test_a_request_wakes_a_fleet_at_zero_and_quiet_puts_it_back(shared: LocalBackend) -> None:
