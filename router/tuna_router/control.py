@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse, Response
 
 from tuna_router import __version__
 from tuna_router.errors import SettingsError
+from tuna_router.meter import Tally
 from tuna_router.metrics import exposition
 from tuna_router.settings import BackendSettings, Kind, Settings, check_url, named, parse_settings, to_json
 from tuna_router.watch import parse_replicas
@@ -103,13 +104,9 @@ def stats(router: Router) -> dict[str, Any]:
     core = router.core
     meter, now = core.meter, core.meter.clock()
     backends = []
-    for name, tally in meter.backends.items():
-        kind = next((b.settings.kind.value for b in core.fleet if b.settings.name == name), None)
-        backends.append({"name": name, "kind": kind, **tally.to_json(now)})
-    for backend in core.fleet:
-        if backend.settings.name not in meter.backends:
-            idle = {"name": backend.settings.name, "kind": backend.settings.kind.value}
-            backends.append({**idle, **type(meter.requests)().to_json(now)})
+    tallies = {b.settings.name: Tally(b.settings.kind) for b in core.fleet} | meter.backends
+    for name, tally in tallies.items():
+        backends.append({"name": name, "kind": tally.kind, **tally.to_json(now)})
     return {
         "requests": meter.requests.to_json(now),
         "attempts": sum(tally.started for tally in meter.backends.values()),

@@ -28,8 +28,8 @@ _log = logging.getLogger("tuna_router.fleet")
 class Attempt:
     """One request at one backend, counted until it is closed; only the first `close` counts."""
 
-    def __init__(self, backend: LiveBackend, marks: Iterable[Mark], epoch: int) -> None:
-        self.marks = tuple(marks)
+    def __init__(self, backend: LiveBackend, mark: Mark, epoch: int) -> None:
+        self.mark = mark
         self.epoch = epoch
         self._backend: LiveBackend | None = backend
         backend.in_flight += 1
@@ -39,8 +39,7 @@ class Attempt:
         backend, self._backend = self._backend, None
         if backend is not None:
             backend.in_flight -= 1
-            for mark in self.marks:
-                mark.close(outcome)
+            self.mark.close(outcome)
 
 
 class LiveBackend:

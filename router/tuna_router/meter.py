@@ -7,7 +7,7 @@ so `started = finished + cancelled + failed + running` holds at every moment, on
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
@@ -53,8 +53,9 @@ class Durations:
 
 @dataclass(slots=True)
 class Tally:
-    """The counters of one level: all client requests, or one backend's attempts."""
+    """The counters of one level: all client requests, or one backend's attempts (then with its `kind`)."""
 
+    kind: Kind | None = None
     started: int = 0
     finished: int = 0
     cancelled: int = 0
@@ -203,7 +204,6 @@ class Meter:
         self.started_at = clock()
         self.requests = Tally()
         self.backends: dict[str, Tally] = {}
-        self.kinds: dict[Kind, Tally] = {kind: Tally() for kind in Kind}
         self.answered = dict.fromkeys(Kind, 0)
         self.rejected = 0
         self.unauthorized = 0
@@ -218,10 +218,14 @@ class Meter:
         self.window.add("total")
         return Mark(self.requests, self.clock)
 
-    def attempt(self, name: str, kind: Kind) -> Sequence[Mark]:
-        """A request is tried at a backend: its own mark and its kind's."""
-        tally = self.backends.setdefault(name, Tally())
-        return Mark(tally, self.clock), Mark(self.kinds[kind], self.clock)
+    def attempt(self, name: str, kind: Kind) -> Mark:
+        """A request is tried at a backend."""
+        return Mark(self.backends.setdefault(name, Tally(kind)), self.clock)
+
+    def gpu_seconds(self, kind: Kind) -> float:
+        """Seconds in which a backend of this kind had at least one request running, added up."""
+        now = self.clock()
+        return sum(tally.busy_seconds(now) for tally in self.backends.values() if tally.kind is kind)
 
     def answer(self, name: str, kind: Kind, status: int) -> None:
         """A backend's answer is going to the client."""
@@ -245,8 +249,8 @@ class Meter:
             "window_total": self.window.total("total"),
             "window_spot": self.window.total(Kind.SPOT.value),
             "window_serverless": self.window.total(Kind.SERVERLESS.value),
-            "gpu_seconds_spot": round(self.kinds[Kind.SPOT].busy_seconds(now), 6),
-            "gpu_seconds_serverless": round(self.kinds[Kind.SERVERLESS].busy_seconds(now), 6),
+            "gpu_seconds_spot": round(self.gpu_seconds(Kind.SPOT), 6),
+            "gpu_seconds_serverless": round(self.gpu_seconds(Kind.SERVERLESS), 6),
             "uptime_seconds": round(now - self.started_at, 3),
             "spot_ready_seconds": round(spot_ready_seconds, 3),
         }

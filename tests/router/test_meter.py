@@ -38,11 +38,15 @@ def test_a_gpu_that_serves_two_requests_at_once_is_busy_once() -> None:
     clock.now = 4
     second = meter.attempt("spot", Kind.SPOT)
     clock.now = 10
-    for mark in (*first, *second):
+    third = meter.attempt("spot-2", Kind.SPOT)
+    clock.now = 11
+    third.close(Outcome.FINISHED)
+    clock.now = 10
+    for mark in (first, second):
         mark.close(Outcome.FINISHED)
     clock.now = 100
     stats = meter.route_stats(0)
-    assert stats["gpu_seconds_spot"] == 10
+    assert stats["gpu_seconds_spot"] == 10 + 1
     assert meter.backends["spot"].request_s == 16
 
 

@@ -18,6 +18,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+import tuna_router
+
 from .backends import Seen, Wire
 from .conftest import KEY, StartBackend
 
@@ -278,3 +280,10 @@ def test_help_names_every_flag_of_the_contract() -> None:
         "--port-file",
     ):
         assert flag in result.stdout
+
+
+def test_the_router_knows_nothing_of_the_notebook() -> None:
+    sources = Path(tuna_router.__file__).parent.rglob("*.py")
+    assert not [
+        str(path) for path in sources if "import tuna_nb" in path.read_text() or "from tuna_nb" in path.read_text()
+    ]

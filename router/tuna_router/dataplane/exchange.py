@@ -154,7 +154,7 @@ class _Exchange:
             if not counted:
                 counted = True
                 tokens = reader.tokens()
-                for mark in (self.mark, *attempt.marks):
+                for mark in (self.mark, attempt.mark):
                     mark.tokens(tokens)
 
         def done(broken: str | None) -> None:
@@ -173,7 +173,7 @@ class _Exchange:
             if result.hollow and others:
                 self._failed(backend, attempt, "an error before the first token")
                 return False
-            for mark in (self.mark, *attempt.marks):
+            for mark in (self.mark, attempt.mark):
                 mark.first_byte()
             core.meter.answer(settings.name, settings.kind, result.status)
             await relay(

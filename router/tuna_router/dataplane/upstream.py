@@ -8,6 +8,7 @@ without it is a third shorter.
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
+import certifi
 import httpcore
 
 from tuna_router.dataplane.headers import Headers
@@ -169,7 +171,7 @@ class Upstream:
         if scheme == b"http":
             return self._plain
         if self._tls is None:
-            self._tls = _Pool(httpcore.default_ssl_context())
+            self._tls = _Pool(_trusting())
         return self._tls
 
 
@@ -245,8 +247,28 @@ def _lost(error: Exception) -> BackendLost:
         case httpcore.ConnectTimeout() | httpcore.PoolTimeout():
             return BackendLost("connecting took too long", gone=True, timed_out=True)
         case httpcore.ConnectError():
-            return BackendLost("connection refused", gone=True, again=True)
+            return BackendLost(_why_not_connected(error), gone=True, again=True)
         case httpcore.LocalProtocolError() | httpcore.UnsupportedProtocol():
             return BackendLost("the request can't be sent", gone=False)
         case _:
             return BackendLost("connection lost", gone=True, again=True)
+
+
+def _why_not_connected(error: BaseException) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            return "TLS failed"
+        if isinstance(cause, socket.gaierror):
+            return "its name is unknown"
+        if isinstance(cause, ConnectionRefusedError):
+            return "connection refused"
+        cause = cause.__cause__ or cause.__context__
+    return "it can't be reached"
+
+
+def _trusting() -> ssl.SSLContext:
+    """The system's certificates (or SSL_CERT_FILE's), and certifi's for images that have none."""
+    context = ssl.create_default_context()
+    context.load_verify_locations(certifi.where())
+    return context

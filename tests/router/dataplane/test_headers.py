@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tuna_router.dataplane.headers import downstream_headers, request_id_of, upstream_headers
-from tuna_router.dataplane.upstream import joined
 
 from ..backends import Seen, Wire
 from ..conftest import KEY, StartBackend, StartRouter
@@ -118,17 +115,3 @@ def test_a_backends_own_tuna_headers_are_replaced() -> None:
 
 def test_an_open_router_has_no_key_to_look_for() -> None:
     assert (b"x-a", b"b") in upstream_headers([(b"x-a", b"b")], {}, b"r", None)
-
-
-@pytest.mark.parametrize(
-    ("base", "target", "expected"),
-    [
-        (b"/", b"/v1/models", b"/v1/models"),
-        (b"/v1", b"/v1/models", b"/v1/models"),
-        (b"/app/v1", b"/v1/models?x=1", b"/app/v1/models?x=1"),
-        (b"/app", b"/v1/models", b"/app/v1/models"),
-        (b"/v1", b"/tokenize", b"/v1/tokenize"),
-    ],
-)
-def test_a_base_url_that_ends_in_v1_is_not_doubled(base: bytes, target: bytes, expected: bytes) -> None:
-    assert joined(base, target) == expected
