@@ -20,6 +20,7 @@ from tuna_router.spot import ProbeFailed, ProbePassed, ReplicasSeen, SpotState, 
 
 _log = logging.getLogger("tuna_router.watch")
 _LONGEST_SLEEP_S = 30.0
+_COUNT_FAILED = "its replica count:"
 
 
 class Watchers:
@@ -88,9 +89,12 @@ async def _poll_replicas(core: Core, backend: LiveBackend) -> None:
         if backend.settings.replicas_url is not None:
             try:
                 backend.tell(await replicas(core, backend.settings))
+                backend.last_probe_at = core.meter.wall()
+                if (backend.last_probe_error or "").startswith(_COUNT_FAILED):
+                    backend.last_probe_error = None
             except (TimeoutError, BackendLost, ValueError) as error:
                 backend.last_probe_at = core.meter.wall()
-                backend.last_probe_error = f"its replica count: {_reason(error)}"
+                backend.last_probe_error = f"{_COUNT_FAILED} {_reason(error)}"
                 # An error is never read as "none there": the state stays until something is known.
                 interval_s = max(interval_s, core.settings.probe_interval_s)
         await asyncio.sleep(interval_s)

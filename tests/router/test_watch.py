@@ -112,11 +112,14 @@ async def test_a_cold_fleet_is_not_woken_by_the_router_itself(
 async def test_a_controller_that_fails_is_not_read_as_an_empty_fleet(
     start_backend: StartBackend, start_router: StartRouter
 ) -> None:
-    polls = 0
+    polls, recovered = 0, False
 
     async def confused(wire: Wire, seen: Seen) -> None:
         nonlocal polls
         polls += 1
+        if recovered:
+            await wire.json({"ready": 1})
+            return
         match polls % 3:
             case 0:
                 await wire.json({}, 500)
@@ -128,9 +131,12 @@ async def test_a_controller_that_fails_is_not_read_as_an_empty_fleet(
     spot, controller = await start_backend(), await start_backend(confused)
     entry = {"name": "spot", "kind": "spot", "url": spot.url, "replicas_url": f"{controller.url}/replicas"}
     router = await start_router(backends=[entry])
-    await until(lambda: polls >= 6)
+    await until(lambda: polls >= 5)
     assert router.state() == "READY"
     assert (await router.client.get("/router/health")).json()["last_probe_err"]
+    recovered = True
+    backend = router.router.core.fleet["spot"]
+    await until(lambda: backend.last_probe_error is None)
 
 
 async def test_a_draining_spot_finishes_what_it_has(start_backend: StartBackend, start_router: StartRouter) -> None:

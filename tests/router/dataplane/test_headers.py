@@ -35,6 +35,18 @@ async def test_the_clients_key_never_reaches_a_backend(
     assert KEY not in str(headers)
 
 
+async def test_no_credentials_of_a_client_reach_a_backend_that_needs_none(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    backend = await start_backend()
+    router = await start_router(backend)
+    await router.client.get("/x", headers={"authorization": "Basic dXNlcjpwdw==", "x-api-key": KEY})
+    await router.client.get("/x", headers={"x-api-key": "of another service"})
+    for seen in backend.seen:
+        assert not {"authorization", "x-api-key"} & seen.headers.keys()
+    assert len(backend.seen) == 2
+
+
 async def test_the_secrets_of_a_backend_never_reach_the_client(
     start_backend: StartBackend, start_router: StartRouter
 ) -> None:

@@ -225,3 +225,29 @@ async def test_hundreds_of_clients_that_hang_up_anywhere_leave_nothing_behind(
     assert (await router.complete(stream=True)).status_code == 200
     await until(lambda: all(connection.is_idle() for connection in pool.connections))
     await until(lambda: backend.open_connections == len(pool.connections))
+
+
+async def test_a_client_that_reads_slowly_slows_the_backend_down(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    piece, count, written = b"x" * 100_000, 500, 0
+
+    async def flood(wire: Wire, seen: Seen) -> None:
+        nonlocal written
+        await wire.raw(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (len(piece) * count))
+        for _ in range(count):
+            await wire.raw(piece)
+            written += len(piece)
+
+    router = await start_router(await start_backend(flood))
+    reader, writer = await router.raw(b"{}", path="/file")
+    before = -1
+    while written != before:  # until the backend can write no more
+        before = written
+        await asyncio.sleep(0.2)
+    assert 0 < written < 30_000_000, "the rest waits at the backend, not in the router's memory"
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert b"200 OK" in head
+    body = await reader.readexactly(len(piece) * count)
+    assert len(body) == 50_000_000
+    writer.close()
