@@ -165,7 +165,10 @@ class Job:
             return False
 
         def stop() -> None:
-            if self._task is not None and not self._snapshot.final and self._snapshot.state != "cancelling":
+            if self._task is None:
+                # Submitted but not begun: its first step is already in the loop's queue, before this one.
+                self._loop.call_soon(stop)
+            elif not self._snapshot.final and self._snapshot.state != "cancelling":
                 self._publish(log="cancelling", state="cancelling")
                 self._task.cancel()
 
