@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 from argparse import Namespace
 from collections.abc import Sequence
 from types import FrameType
@@ -20,7 +21,9 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code: 0, 1 for a failure, 2 for bad usage, 130 for Ctrl-C."""
     words = sys.argv[1:] if words is None else words
     verbose = "-v" in words or "--verbose" in words
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _interrupt)
     try:
         return _run(grammar.parse(grammar.build("tuna"), words))
     except grammar.HelpShown as shown:
@@ -53,6 +56,10 @@ def _run(options: Namespace) -> int:
         if isinstance(result, Work):
             result = _work(result, options, context)
         return _show(result, options)
+    except KeyboardInterrupt:
+        # Wherever it struck: what runs in the background is stopped and undone before this process ends.
+        context.jobs.cancel_all()
+        raise
     finally:
         context.workspace.close()
 
@@ -117,8 +124,10 @@ def _fail(error: TunaError, verbose: bool) -> int:
     return error.exit_code
 
 
-def _as_interrupt(_signal: int, _frame: FrameType | None) -> None:
-    # SIGTERM must undo a half-made deploy just as Ctrl-C does.
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    """SIGTERM undoes a half-made deploy just as Ctrl-C does; an impatient second one does not stop the undoing."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
