@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from tuna_nb.backends.local.backend import LocalBackend
+from tests.chaos.folders import assert_nothing_left, owned
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
@@ -41,36 +38,6 @@ def crash(at: int, words: list[str], folder: Path) -> tuple[int, str]:
         env=os.environ | {"TUNA_DATA_DIR": str(folder)}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr
-
-
-def processes_of(folder: Path) -> list[str]:
-    """Command lines of every process that names the folder, or runs in it: routers, the cloud, engines."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            line = process.cmdline()
-            about = any(str(folder) in word for word in line) or str(folder) in process.cwd()
-            if about and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(" ".join(line))
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
-
-
-def assert_nothing_left(folder: Path) -> None:
-    cloud = LocalBackend(folder=folder / "local-cloud")
-    assert asyncio.run(cloud.list_owned()) == []
-    # The cloud's own process ends by itself once it has nothing to run.
-    deadline = time.monotonic() + 30
-    while left := processes_of(folder):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.1)
-    assert not list((folder / "routers").glob("*")) if (folder / "routers").exists() else True
-    assert not list((folder / "secrets").glob("*.json")) if (folder / "secrets").exists() else True
-
-
-def owned(folder: Path) -> set[str]:
-    return {ref.name for ref in asyncio.run(LocalBackend(folder=folder / "local-cloud").list_owned())}
 
 
 def count_points(tmp_path: Path) -> tuple[int, int]:

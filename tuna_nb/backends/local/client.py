@@ -51,7 +51,21 @@ class LocalCloud:
     # The daemon
 
     async def ensure_running(self) -> Announcement:
-        """The daemon's address; starts it where none runs. Raises SettingsError, BackendError."""
+        """The daemon's address; starts it where none runs. Raises SettingsError, BackendError.
+
+        A cancelled call still sees a daemon that it has begun to start to its first answer: whoever ends things
+        next must find it.
+        """
+        coming = asyncio.ensure_future(self._come_up())
+        try:
+            return await asyncio.shield(coming)
+        except asyncio.CancelledError:
+            await asyncio.wait({coming}, timeout=START_DEADLINE_S)
+            if coming.done() and not coming.cancelled():
+                coming.exception()  # looked at, so that asyncio does not complain of it later
+            raise
+
+    async def _come_up(self) -> Announcement:
         deadline = time.monotonic() + START_DEADLINE_S
         started: subprocess.Popen[bytes] | None = None
         while True:

@@ -232,7 +232,7 @@ class Journal:
             resource,
             resource,
         )
-        return [BilledInterval(*row[:3], Kind(row[3]), *row[4:]) for row in rows]
+        return [BilledInterval(row[0], row[1], row[2], Kind(row[3]), *row[4:]) for row in rows]
 
 
 def _unreadable(path: Path, why: object) -> BackendError:
