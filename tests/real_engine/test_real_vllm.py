@@ -1,0 +1,232 @@
+"""Real vLLM behind Tuna: one deployment, from the first answer to the last process.
+
+The tests of this file follow one deployment's life, in this order; each can also be run alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Callable
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.backends.local.engine.engine_process import EngineProcess
+from tests.backends.local.engine.wire_contract import describe
+from tests.real_engine.conftest import SERVICE, Deployed
+from tests.real_engine.deployment import MODEL, START_S, Tuna, answers, direct_client, listening, wait_for
+
+pytestmark = [pytest.mark.real_engine, pytest.mark.timeout(1200)]
+
+RECORDED = Path(__file__).parents[1] / "backends" / "local" / "engine" / "vllm_0_32_wire.json"
+OWN = {"id", "created", "system_fingerprint"}
+"""What differs between any two answers, or any two servers."""
+
+
+def test_serverless_answers_until_spot_has_started(deployed: Deployed) -> None:
+    backends = [backend for backend, _ in deployed.first_answers]
+    assert backends[0] == "serverless"
+    assert [backend for backend, _ in groupby(backends)] in (["serverless"], ["serverless", "spot"])
+    backend, answer = deployed.client.chat()
+    assert backend == "spot", "`deploy --wait` returns when spot has taken over"
+    # The two are separate servers with the same weights, so nobody can tell who answered.
+    assert {text for _, text in deployed.first_answers} == {answer.choices[0].message.content}
+    kinds = {engine.replica.split("-")[-2] for engine in deployed.tuna.engines()}
+    assert kinds == {"serverless", "spot"}
+
+
+def test_an_answer_through_the_router_is_the_engines_own(deployed: Deployed) -> None:
+    asked: Any = {"extra_body": {"return_token_ids": True}}
+    backend, routed = deployed.client.chat(**asked)
+    assert backend == "spot"
+    assert len(routed.choices[0].message.content) > 10
+    assert routed.usage.completion_tokens == len(routed.choices[0].token_ids) == 24
+    for role in ("spot", "serverless"):
+        direct = direct_client(deployed.tuna.engine(role)).chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "hello world"}],
+            temperature=0,
+            max_tokens=24,
+            **asked,
+        )
+        assert routed.model_dump(exclude=OWN) == direct.model_dump(exclude=OWN)
+
+
+def test_a_stream_through_the_router_is_the_engines_own(deployed: Deployed) -> None:
+    spot = deployed.tuna.engine("spot")
+    routed = streamed(deployed.client.openai)
+    direct = streamed(direct_client(spot))
+    assert routed == direct
+    assert routed["text"] == deployed.client.chat()[1].choices[0].message.content
+    assert routed["usage"]["completion_tokens"] == 24
+    assert routed["finish"] == "length"
+
+
+def streamed(client: openai.OpenAI) -> dict[str, Any]:
+    """A whole stream, independent of how many tokens came in one chunk."""
+    chunks = list(
+        client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "hello world"}],
+            temperature=0,
+            max_tokens=24,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    assert len({chunk.id for chunk in chunks}) == 1
+    *deltas, last = chunks
+    assert last.choices == []
+    assert last.usage is not None
+    return {
+        "role": deltas[0].choices[0].delta.role,
+        "text": "".join(chunk.choices[0].delta.content or "" for chunk in deltas),
+        "finish": deltas[-1].choices[0].finish_reason,
+        "usage": last.usage.model_dump(),
+        "chunks that carry usage": sum(chunk.usage is not None for chunk in chunks),
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "field", "change"),
+    [
+        (404, "model", {"model": "no-such-model"}),
+        (400, "max_tokens", {"max_tokens": -1}),
+        (400, "body.max_tokens", {"max_tokens": "many"}),
+    ],
+)
+def test_an_error_of_the_engine_reaches_the_client_as_it_is(
+    deployed: Deployed, status: int, field: str, change: dict[str, Any]
+) -> None:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1} | change
+    routed = deployed.client.http.post("chat/completions", json=body)
+    url = f"{deployed.tuna.engine('spot').url}/v1/chat/completions"
+    direct = httpx.post(url, json=body, timeout=60, trust_env=False)
+    assert routed.status_code == direct.status_code == status
+    assert routed.json() == direct.json()
+    assert routed.json()["error"]["param"] == field
+    assert routed.headers["x-tuna-attempts"] == "1", "a client's mistake is not tried again elsewhere"
+
+
+def test_running_streams_outlive_the_preemption_of_their_replica(deployed: Deployed) -> None:
+    tokens = 1800
+    spot = deployed.tuna.engine("spot")
+    streams = [Stream(deployed.client.openai, f"hello {number}", tokens) for number in range(4)]
+    for stream in streams:
+        assert stream.begun.wait(60)
+    deployed.tuna.run("local", "preempt", "--service-name", SERVICE, "--notice", "60")
+    still_running = [stream for stream in streams if stream.thread.is_alive()]
+    assert still_running, "they ended before the replica was taken away: this has shown nothing"
+    wait_for(lambda: deployed.client.chat(max_tokens=1)[0] == "serverless", 10)
+    for stream in streams:
+        stream.thread.join(120)
+        assert stream.trouble is None
+        assert stream.backend == "spot"
+        assert (stream.finish, stream.completion_tokens) == ("length", tokens)
+    # The notice over, the whole family of the replica is gone.
+    wait_for(lambda: not spot.family(), 90)
+
+
+class Stream:
+    """One streamed chat on a thread of its own. `begun` is set at its first text."""
+
+    def __init__(self, client: openai.OpenAI, words: str, tokens: int) -> None:
+        self.begun = threading.Event()
+        self.backend = ""
+        self.finish: str | None = None
+        self.completion_tokens = 0
+        self.trouble: Exception | None = None
+        self._ask: Callable[[], Any] = lambda: client.chat.completions.with_raw_response.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": words}],
+            temperature=0,
+            max_tokens=tokens,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+
+    def _read(self) -> None:
+        try:
+            raw = self._ask()
+            self.backend = raw.headers["x-tuna-backend"]
+            for chunk in raw.parse():
+                if chunk.choices and chunk.choices[0].delta.content:
+                    self.begun.set()
+                if chunk.choices and chunk.choices[0].finish_reason:
+                    self.finish = chunk.choices[0].finish_reason
+                if chunk.usage:
+                    self.completion_tokens = chunk.usage.completion_tokens
+        except (openai.OpenAIError, httpx.HTTPError) as exc:
+            self.trouble = exc
+
+
+@pytest.mark.usefixtures("broken_deploy")
+def test_the_stand_in_does_on_the_wire_what_real_vllm_does(deployed: Deployed) -> None:
+    real = plain(describe(deployed.tuna.engine("serverless").url, MODEL))
+    with EngineProcess("--max-model-len", "2048", model=MODEL) as engine:
+        stand_in = plain(describe(engine.url, MODEL))
+    differences = [
+        f"{part}: {name}: vLLM {real[part].get(name)!r}, stand-in {stand_in[part].get(name)!r}"
+        for part in real
+        for name in real[part].keys() | stand_in[part].keys()
+        if real[part].get(name) != stand_in[part].get(name)
+    ]
+    assert differences == []
+    assert real.keys() == stand_in.keys()
+    assert real == json.loads(RECORDED.read_text()), "the record that the other tests hold the stand-in to is old"
+
+
+def plain(description: Any) -> Any:
+    """As it is after being written and read."""
+    return json.loads(json.dumps(description))
+
+
+def test_a_killed_server_takes_its_workers_with_it_and_costs_no_request(deployed: Deployed) -> None:
+    deployed.client.until_answered_by("spot")
+    spot = deployed.tuna.engine("spot")
+    family = spot.family()
+    assert len(family) >= 3, "the API server, EngineCore and Worker"
+    spot.server.kill()
+    backend, answer = deployed.client.chat(max_tokens=4)
+    assert (backend, answer.usage.completion_tokens) == ("serverless", 4)
+    wait_for(lambda: not spot.family(), 20)
+    assert not any(process.is_running() for process in family)
+    wait_for(lambda: any(engine.server.pid != spot.server.pid and "-spot-" in engine.replica
+                         for engine in deployed.tuna.engines()), 60)  # fmt: skip
+
+
+def test_a_destroyed_deployment_leaves_no_process_and_no_port(deployed: Deployed) -> None:
+    before = deployed.tuna.processes()
+    ports = listening(before)
+    assert len(ports) >= 4, "router, cloud, two endpoints, engines"
+    deployed.tuna.run("destroy", "--service-name", SERVICE, within=START_S)
+    # No `VLLM::` process from the moment that destroy returns; the cloud's own process ends by itself.
+    assert deployed.tuna.engines() == []
+    assert [p for p in deployed.tuna.processes() if p.name().startswith("VLLM")] == []
+    wait_for(lambda: not deployed.tuna.processes(), 60)
+    assert [port for port in ports if answers(port)] == []
+    assert json.loads(deployed.tuna.run("list", "-o", "json"))["deployments"] == []
+
+
+def test_an_engine_that_answers_health_but_no_request_is_never_ready(
+    broken_deploy: tuple[Tuna, subprocess.Popen[str]],
+) -> None:
+    tuna, deploy = broken_deploy
+    said, told = deploy.communicate(timeout=3 * START_S)
+    assert deploy.returncode == 1, said + told
+    assert "tuna: the engine for tiny/random-qwen3 can't start: the engine died at start" in told
+    assert told.strip().splitlines()[-1].startswith("hint: ")
+    assert "is ready" not in told
+    wait_for(lambda: not tuna.processes(), 60)
+    [failed] = json.loads(tuna.run("list", "--status", "failed", "-o", "json"))["deployments"]
+    assert failed["name"] == "broken"
+    assert os.listdir(tuna.folder / "routers") == [] if (tuna.folder / "routers").exists() else True
