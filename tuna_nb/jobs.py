@@ -204,6 +204,20 @@ class Job:
 
     async def _run(self) -> Any:
         self._task = asyncio.current_task()
+        ticking = asyncio.create_task(self._tick())
+        try:
+            return await self._work_on()
+        finally:
+            ticking.cancel()
+
+    async def _tick(self) -> None:
+        """Show the views the same snapshot again each second, so that a person sees time pass."""
+        while True:
+            await asyncio.sleep(1)
+            for view in list(self._views):
+                self._show(view, self._snapshot)
+
+    async def _work_on(self) -> Any:
         try:
             result = await self._work.run(Report(self._report))
         except asyncio.CancelledError:

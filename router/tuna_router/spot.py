@@ -209,8 +209,8 @@ class SpotMachine:
             if self.state is SpotState.WARMING and (before is None or before.ready < seen.ready):
                 self.next_probe_at = self._clock()
             return None
-        if seen.draining > 0 and self.state in (SpotState.READY, SpotState.DRAINING):
-            # Also while a replacement starts: what still runs on the old ones is what matters till they are gone.
+        if seen.draining > 0:
+            # Also while a replacement starts: until the old ones are gone, what still runs on them matters.
             if self.state is SpotState.DRAINING:
                 return None
             return self._enter(SpotState.DRAINING, f"{seen.draining} draining, none ready")
@@ -218,8 +218,6 @@ class SpotMachine:
             if self.state is SpotState.WARMING:
                 return None
             return self._enter(SpotState.WARMING, f"{seen.starting} starting")
-        if seen.draining > 0:
-            return self._enter(SpotState.DRAINING, f"{seen.draining} draining, none ready")
         if self.state is SpotState.COLD or (self.state is SpotState.WARMING and self.wanted):
             return None  # woken, and its controller has not begun yet
         return self._enter(SpotState.COLD, "no replicas")

@@ -280,3 +280,11 @@ def test_from_anywhere_a_living_replica_and_passing_probes_lead_to_ready(sequenc
         clock.now += TIMING.slow_probe_s
         spot.apply(Tick())
     assert spot.state is READY
+
+
+def test_while_the_old_replica_drains_its_replacement_does_not_hide_that() -> None:
+    spot, _ = ready()
+    spot.apply(ReplicasSeen(ready=0, starting=1, draining=1))
+    assert spot.state is DRAINING
+    spot.apply(ReplicasSeen(ready=0, starting=1))
+    assert spot.state is WARMING
