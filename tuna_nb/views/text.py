@@ -30,6 +30,7 @@ def show(sheet: Sheet, stream: TextIO) -> None:
 
 def _print(sheet: Sheet, out: TextIO, **console_options: Any) -> None:
     from rich import box
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -43,11 +44,16 @@ def _print(sheet: Sheet, out: TextIO, **console_options: Any) -> None:
             console.print(Text(f"  {label:<{widest}}  {value}"), soft_wrap=True)
     if sheet.columns:
         table = Table(box=box.SIMPLE_HEAD if console.is_terminal else box.SIMPLE, pad_edge=False)
-        for column in sheet.columns:
+        for number, column in enumerate(sheet.columns):
             # Only prose may be folded: a folded name or address can't be copied.
-            table.add_column(column, overflow="fold", no_wrap=column not in _PROSE)
+            whole = column not in _PROSE
+            widest = max(cell_len(text) for text in (column, *(row[number] for row in sheet.rows)))
+            table.add_column(column, overflow="fold", no_wrap=whole, min_width=widest if whole else None)
         for row in sheet.rows:
             table.add_row(*(Text(cell) for cell in row))
+        # Nor can one that is cut off: where the terminal is too narrow, it wraps the line, and nothing is lost.
+        unbounded = console.options.update(width=10_000)
+        console.width = max(console.width, console.measure(table, options=unbounded).minimum)
         console.print(table)
     for note in sheet.notes:
         console.print(Text(f"  {note}"), soft_wrap=True)
