@@ -25,6 +25,20 @@ def main(words: Sequence[str] | None = None) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _interrupt)
     try:
+        code = _answer(words, verbose)
+        # Here and not while Python ends, where nobody could catch it.
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of a pipe has gone (`tuna list | head`); Python would complain again while closing.
+        nobody = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nobody, stream.fileno())
+        return 1
+    return code
+
+
+def _answer(words: Sequence[str], verbose: bool) -> int:
+    try:
         return _run(grammar.parse(grammar.build("tuna"), words))
     except grammar.HelpShown as shown:
         print(shown.text)
@@ -33,10 +47,6 @@ def main(words: Sequence[str] | None = None) -> int:
         return _fail(CancelledError("interrupted"), verbose)
     except TunaError as e:
         return _fail(e, verbose)
-    except BrokenPipeError:
-        # The reader of a pipe has gone (`tuna list | head`); Python would complain again while closing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
 
 
 def _run(options: Namespace) -> int:
