@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from tests.postgres import database
 from tuna_nb.errors import ConflictError, NotFoundError, SettingsError, StoreError
 from tuna_nb.settings import Settings
 from tuna_nb.store import SCHEMA_VERSION, Store, UsageRecord
 
-POSTGRES = os.environ.get("TUNA_TEST_POSTGRES_URL")
 SIDES = [
     {"role": "serverless", "provider": "local", "name": "tuna-a-1-serverless", "price_per_hour_usd": 0.8},
     {"role": "spot", "provider": "local", "name": "tuna-a-1-spot", "price_per_hour_usd": None},
@@ -30,17 +28,8 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Setting
     if request.param == "sqlite":
         yield Settings.load({"TUNA_DATA_DIR": str(tmp_path / "data")})
         return
-    if POSTGRES is None:
-        pytest.skip("no PostgreSQL here (TUNA_TEST_POSTGRES_URL=postgresql+psycopg://user@host/db)")
-    name = f"tuna_{uuid.uuid4().hex[:12]}"
-    admin = sa.create_engine(POSTGRES, isolation_level="AUTOCOMMIT")
-    with admin.connect() as c:
-        c.exec_driver_sql(f"CREATE DATABASE {name}")
-    url = sa.make_url(POSTGRES).set(database=name).render_as_string(hide_password=False)
-    yield Settings.load({"TUNA_DATA_DIR": str(tmp_path / "data"), "TUNA_DATABASE_URL": url})
-    with admin.connect() as c:
-        c.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
-    admin.dispose()
+    with database() as url:
+        yield Settings.load({"TUNA_DATA_DIR": str(tmp_path / "data"), "TUNA_DATABASE_URL": url})
 
 
 @pytest.fixture
