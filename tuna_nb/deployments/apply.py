@@ -229,8 +229,12 @@ class _Apply:
                         await asyncio.wait({asked}, timeout=POLL_S)
                         status = await backend.status(ref)
                         if status.state in (State.FAILED, State.GONE):
+                            why, *words = status.detail.splitlines() or [str(status.state)]
+                            for word in words:
+                                self._report.note(f"engine: {word}")
+                            last = f": {words[-1].strip()}" if words else ""
                             raise EngineError(
-                                f"the engine for {self._plan.request.model} can't start: {status.detail}",
+                                f"the engine for {self._plan.request.model} can't start: {why}{last}",
                                 "see the engine's own words above; check --model, --engine-cmd and its memory",
                             )
                         if time.monotonic() > end:
