@@ -94,7 +94,7 @@ class TunaMagics(Magics):
             from tuna_nb.views.text import TextProgress
 
             if wait or shown == mode.TERMINAL:
-                job.subscribe(TextProgress(sys.stdout))
+                job.subscribe(TextProgress(sys.stdout, error_is_shown=wait))
         if not wait:
             return _JobHandle(job, quiet_once=shown == mode.WIDGET)
         result = job.wait()

@@ -78,7 +78,7 @@ def _work(work: Any, options: Namespace, context: Any) -> Any:
     from tuna_nb.views.text import TextProgress
 
     job, _ = context.jobs.submit(work)
-    job.subscribe(TextProgress(sys.stderr))
+    job.subscribe(TextProgress(sys.stderr, error_is_shown=True))
     return job.wait()
 
 

@@ -66,10 +66,19 @@ def progress_line(s: Snapshot, now: float) -> str:
 
 
 class TextProgress:
-    """A job's progress on a stream: its log line by line, and on a terminal a redrawn bar below."""
+    """A job's progress on a stream: its log line by line, and on a terminal a redrawn bar below.
 
-    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.time):
+    error_is_shown: whoever waits for the job shows its error, which is then not said twice.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.time,
+        error_is_shown: bool = False,
+    ) -> None:
         self._out = stream or sys.stderr
+        self._error_is_shown = error_is_shown
         self._clock = clock
         self._last: LogEntry | None = None
 
@@ -81,6 +90,8 @@ class TextProgress:
         seen = next((i for i in range(len(s.log) - 1, -1, -1) if s.log[i] is self._last), -1)
         for entry in s.log[seen + 1 :]:
             self._last = entry
+            if self._error_is_shown and s.error is not None and entry is s.log[-1]:
+                continue
             self._out.write(f"{age(entry.at - s.started_at):>7}  {entry.text}\n")
         if bar and not s.final:
             self._out.write(progress_line(s, self._clock()))
