@@ -67,3 +67,4 @@ async def remove(workspace: Workspace, orphan: Orphan, report: Report) -> None:
         await workspace.backend(orphan.provider).destroy(orphan.ref)
     elif orphan.deployment_id is not None:
         await workspace.router_host(orphan.provider).stop(orphan.deployment_id)
+        workspace.secrets.forget(orphan.deployment_id)
