@@ -226,3 +226,12 @@ def test_sqlite_survives_a_writer_that_is_killed_in_the_middle(tmp_path: Path) -
     store.close()
     with sqlite3.connect(tmp_path / "tuna.db") as c:
         assert c.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_job_of_a_machine_that_fell_silent_gives_way(store: Store) -> None:
+    job = store.claim_job("a", "deploy")
+    store.update_job(job.id, host="another-machine")
+    assert store.jobs()[0].alive
+    store.update_job(job.id, seen_at=job.seen_at - 120)
+    assert not store.jobs()[0].alive
+    store.claim_job("a", "destroy")

@@ -30,6 +30,9 @@ SCHEMA_VERSION = "0002"
 LOCK_WAIT_S = 30
 """How long a writer waits for another one. SQLite's own default of 5 s is too short for a busy disk."""
 
+SILENCE_S = 60
+"""A job of another machine that has been silent for so long is taken for dead; it gives a sign every 5 s."""
+
 ACTIVE = ("deploying", "running", "failed", "destroying")
 """States of a deployment of which something may still exist."""
 
@@ -58,7 +61,7 @@ _jobs = sa.Table(
     sa.Column("id", sa.String, primary_key=True),
     *(sa.Column(n, sa.String) for n in ("name", "verb", "deployment_id", "state", "host")),
     *(sa.Column(n, _text) for n in ("step", "error")),
-    *(sa.Column(n, _float) for n in ("fraction", "pid_created_at", "started_at", "ended_at")),
+    *(sa.Column(n, _float) for n in ("fraction", "pid_created_at", "started_at", "seen_at", "ended_at")),
     sa.Column("pid", sa.Integer),
     sa.Column("cancel_requested", sa.Boolean),
 )
@@ -131,16 +134,17 @@ class JobRecord:
     pid_created_at: float
     cancel_requested: bool
     started_at: float
+    seen_at: float
     ended_at: float | None
     error: str | None
 
     @property
     def alive(self) -> bool:
-        """Whether its process still runs. Of another machine that can't be seen: it counts as alive."""
+        """Whether its process still runs; of another machine, whether it has given a sign of life lately."""
         if self.ended_at is not None:
             return False
         if self.host != socket.gethostname():
-            return True
+            return time.time() - self.seen_at < SILENCE_S
         try:
             return abs(psutil.Process(self.pid).create_time() - self.pid_created_at) < 2
         except psutil.NoSuchProcess:
@@ -350,6 +354,7 @@ class Store:
                 pid_created_at=me.create_time(),
                 cancel_requested=False,
                 started_at=time.time(),
+                seen_at=time.time(),
                 ended_at=None,
                 error=None,
             )

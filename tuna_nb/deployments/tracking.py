@@ -16,6 +16,7 @@ from tuna_nb.store import JobRecord
 T = TypeVar("T")
 
 POLL_S = 0.5
+SIGN_OF_LIFE_S = 5.0
 TAKE_OVER_S = 120.0
 """How long a destroy waits for a cancelled deploy to undo itself."""
 
@@ -38,10 +39,13 @@ async def tracked(
         report.publish(**change)
 
     task = asyncio.ensure_future(body(Report(publish)))
-    asked = False
+    asked, seen_at = False, record.seen_at
     try:
         while not task.done():
             await asyncio.wait({task}, timeout=POLL_S)
+            if time.time() - seen_at > SIGN_OF_LIFE_S:
+                seen_at = time.time()
+                store.update_job(record.id, seen_at=seen_at)
             if not asked and not task.done() and store.cancel_requested(record.id):
                 asked = True
                 report.note("cancel requested from elsewhere")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from typing import Any
 
 from IPython.core.magic import (
@@ -75,8 +76,8 @@ class TunaMagics(Magics):
         if isinstance(name, str):
             self._names.add(name)
         if isinstance(result, Work):
-            # The job outlives this cell, and so does its workspace.
-            return self._work(result, options, shown)
+            # The job outlives this cell, and its workspace with it.
+            return self._work(_closing(result, context.workspace), options, shown)
         try:
             return self._present(result, options)
         finally:
@@ -139,6 +140,18 @@ class TunaMagics(Magics):
                 print(f"{time.strftime('%H:%M:%S', time.localtime(line.at))} {role} {line.source}: {line.text}")
 
         LoopThread.run(pump())
+
+
+def _closing(work: Any, workspace: Any) -> Any:
+    """The same work, which closes its workspace at its end."""
+
+    async def run(report: Any) -> Any:
+        try:
+            return await work.run(report)
+        finally:
+            workspace.close()
+
+    return replace(work, run=run)
 
 
 class Shown:

@@ -59,6 +59,7 @@ def upgrade() -> None:
         sa.Column("pid_created_at", sa.Float, nullable=False),
         sa.Column("cancel_requested", sa.Boolean, nullable=False),
         sa.Column("started_at", sa.Float, nullable=False),
+        sa.Column("seen_at", sa.Float, nullable=False),
         sa.Column("ended_at", sa.Float),
         sa.Column("error", sa.Text),
     )
