@@ -14,8 +14,9 @@ import sqlalchemy as sa
 
 from tests.postgres import database
 from tuna_nb.errors import ConflictError, NotFoundError, SettingsError, StoreError
+from tuna_nb.records import UsageRecord
 from tuna_nb.settings import Settings
-from tuna_nb.store import SCHEMA_VERSION, Store, UsageRecord
+from tuna_nb.store import SCHEMA_VERSION, Store
 
 SIDES = [
     {"role": "serverless", "provider": "local", "name": "tuna-a-1-serverless", "price_per_hour_usd": 0.8},

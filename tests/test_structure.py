@@ -24,6 +24,7 @@ FLOORS = {
     "grammar": 1,
     "jobs": 1,
     "store": 1,
+    "records": 1,
     "migrations": 1,
     "settings": 1,
     "errors": 1,

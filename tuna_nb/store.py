@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ import psutil
 import sqlalchemy as sa
 
 from tuna_nb.errors import ConflictError, NotFoundError, StoreError
+from tuna_nb.records import DeploymentRecord, JobRecord, ResourceRecord, UsageRecord
 from tuna_nb.settings import Settings
 
 SCHEMA_VERSION = "0002"
@@ -29,12 +30,6 @@ SCHEMA_VERSION = "0002"
 
 LOCK_WAIT_S = 30
 """How long a writer waits for another one. SQLite's own default of 5 s is too short for a busy disk."""
-
-SILENCE_S = 60
-"""A job of another machine that has been silent for so long is taken for dead; it gives a sign every 5 s."""
-
-ACTIVE = ("deploying", "running", "failed", "destroying")
-"""States of a deployment of which something may still exist."""
 
 _meta = sa.MetaData()
 _float, _text = sa.Float, sa.Text
@@ -81,86 +76,6 @@ _usage = sa.Table(
     sa.Column("started_at", _float, primary_key=True),
     *(sa.Column(n, _float) for n in ("ended_at", "price_per_hour_usd", "granularity_s")),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class DeploymentRecord:
-    """Times are Unix seconds. state: one of ACTIVE, or destroyed. traffic: the router's last counters."""
-
-    id: str
-    name: str
-    state: str
-    request: dict[str, Any]
-    plan: dict[str, Any]
-    endpoint_url: str | None
-    error: str | None
-    created_at: float
-    updated_at: float
-    destroyed_at: float | None
-    traffic: dict[str, Any] | None
-
-
-@dataclass(frozen=True, slots=True)
-class ResourceRecord:
-    """role: serverless, spot or router. state: planned, creating, created, failed, destroying or gone."""
-
-    id: int
-    deployment_id: str
-    role: str
-    provider: str
-    name: str
-    provider_id: str | None
-    state: str
-    url: str | None
-    error: str | None
-    price_per_hour_usd: float | None
-    created_at: float
-    gone_at: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class JobRecord:
-    """A job of any process. host, pid, pid_created_at: who does the work; fraction: 0..1."""
-
-    id: str
-    name: str
-    verb: str
-    deployment_id: str | None
-    state: str
-    step: str
-    fraction: float
-    host: str
-    pid: int
-    pid_created_at: float
-    cancel_requested: bool
-    started_at: float
-    seen_at: float
-    ended_at: float | None
-    error: str | None
-
-    @property
-    def alive(self) -> bool:
-        """Whether its process still runs; of another machine, whether it has given a sign of life lately."""
-        if self.ended_at is not None:
-            return False
-        if self.host != socket.gethostname():
-            return time.time() - self.seen_at < SILENCE_S
-        try:
-            return abs(psutil.Process(self.pid).create_time() - self.pid_created_at) < 2
-        except psutil.NoSuchProcess:
-            return False
-
-
-@dataclass(frozen=True, slots=True)
-class UsageRecord:
-    """A billed interval of a replica, kept after the provider has forgotten it."""
-
-    resource_id: int
-    replica_id: str
-    started_at: float
-    ended_at: float | None
-    price_per_hour_usd: float
-    granularity_s: float
 
 
 Record = TypeVar("Record", DeploymentRecord, ResourceRecord, JobRecord, UsageRecord)

@@ -13,7 +13,7 @@ from tuna_nb.deployments.plan import ROUTER
 from tuna_nb.deployments.router_client import RouterClient
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import RouterError
-from tuna_nb.store import DeploymentRecord
+from tuna_nb.records import DeploymentRecord
 
 
 async def cost(options: Namespace, context: Context) -> Bill:

@@ -16,7 +16,7 @@ from tuna_nb.deployments.plan import ROUTER
 from tuna_nb.deployments.status import DeploymentStatus, Fleet, LogStream
 from tuna_nb.deployments.status import status as status_of
 from tuna_nb.errors import TunaError
-from tuna_nb.store import ACTIVE
+from tuna_nb.records import ACTIVE
 
 
 async def status(options: Namespace, context: Context) -> DeploymentStatus:

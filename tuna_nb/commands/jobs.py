@@ -8,7 +8,7 @@ from tuna_nb.commands.context import Context
 from tuna_nb.deployments.tracking import live_job
 from tuna_nb.errors import NotFoundError, did_you_mean
 from tuna_nb.jobs import Job
-from tuna_nb.store import JobRecord
+from tuna_nb.records import JobRecord
 
 
 async def jobs(options: Namespace, context: Context) -> Job | list[JobRecord]:

@@ -20,8 +20,8 @@ from tuna_nb.deployments.router_client import RouterClient
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import BackendError, CancelledError, EngineError, TunaError
 from tuna_nb.jobs import Report
+from tuna_nb.records import DeploymentRecord, ResourceRecord
 from tuna_nb.secrets import new_key
-from tuna_nb.store import DeploymentRecord, ResourceRecord
 
 ANSWER_TIMEOUT_S = 1800
 """The longest a first answer may take: a big model's weights on a cold container."""

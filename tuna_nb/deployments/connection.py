@@ -11,7 +11,7 @@ from tuna_nb.deployments.plan import ROUTER, SERVERLESS
 from tuna_nb.deployments.tracking import POLL_S, live_job
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import NotFoundError, TunaError
-from tuna_nb.store import DeploymentRecord
+from tuna_nb.records import DeploymentRecord
 
 if TYPE_CHECKING:
     import openai

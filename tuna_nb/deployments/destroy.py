@@ -13,7 +13,7 @@ from tuna_nb.deployments.router_client import RouterClient
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import TunaError
 from tuna_nb.jobs import Report
-from tuna_nb.store import DeploymentRecord, ResourceRecord, UsageRecord
+from tuna_nb.records import DeploymentRecord, ResourceRecord, UsageRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from tuna_nb.deployments.router_client import RouterClient
 from tuna_nb.deployments.tracking import live_job
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import TunaError
-from tuna_nb.store import DeploymentRecord, ResourceRecord
+from tuna_nb.records import DeploymentRecord, ResourceRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import TypeVar
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import CancelledError, ConflictError, TunaError
 from tuna_nb.jobs import Report
-from tuna_nb.store import JobRecord
+from tuna_nb.records import JobRecord
 
 T = TypeVar("T")
 

@@ -18,6 +18,7 @@ from tuna_nb.deployments.destroy import Removed
 from tuna_nb.deployments.plan import DeploymentPlan
 from tuna_nb.deployments.status import DeploymentStatus, Fleet
 from tuna_nb.errors import TunaError
+from tuna_nb.records import JobRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Sheet:
 def sheet(result: Any, now: float | None = None) -> Sheet:
     """The sheet of any command's result. Raises TypeError for one that has none."""
     now = time.time() if now is None else now
-    if isinstance(result, list) and result and type(result[0]).__name__ == "JobRecord":
+    if isinstance(result, list) and result and isinstance(result[0], JobRecord):
         return _jobs(result, now)
     for kind, make in _SHEETS:
         if isinstance(result, kind):
@@ -197,7 +198,7 @@ def _checks(c: ProviderChecks, _now: float) -> Sheet:
     )
 
 
-def _jobs(jobs: list[Any], now: float) -> Sheet:
+def _jobs(jobs: list[JobRecord], now: float) -> Sheet:
     rows = tuple(
         (
             j.name,
