@@ -158,7 +158,7 @@ def _status(p: Parser) -> None:
 
 def _list(p: Parser) -> None:
     p.add_argument(
-        "--status", choices=["active", "destroyed", "failed"], help="only these; default: all but destroyed"
+        "--status", choices=["active", "destroyed", "failed"], help="default: active, all that may still cost money"
     )
 
 

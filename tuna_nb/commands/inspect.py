@@ -27,13 +27,11 @@ async def status(options: Namespace, context: Context) -> DeploymentStatus:
 async def list_(options: Namespace, context: Context) -> Fleet:
     """Deployments as they are, and anything at a provider that none of them owns."""
     workspace = context.workspace
-    wanted = {None: (*ACTIVE,), "active": ACTIVE, "destroyed": ("destroyed",), "failed": ("failed",)}
-    records = workspace.store.deployments(wanted[options.status])
-    if options.status == "active":
-        records = [r for r in records if r.destroyed_at is None]
-    rows = await asyncio.gather(*(status_of(workspace, r) for r in records))
     if options.status in ("destroyed", "failed"):
-        return Fleet(tuple(rows))
+        records = workspace.store.deployments([options.status])
+        return Fleet(tuple(await asyncio.gather(*(status_of(workspace, r) for r in records))))
+    records = [r for r in workspace.store.deployments(ACTIVE) if r.destroyed_at is None]
+    rows = await asyncio.gather(*(status_of(workspace, r) for r in records))
     found = await reconcile.orphans(workspace)
     return Fleet(
         tuple(rows),
