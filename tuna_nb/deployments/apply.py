@@ -235,7 +235,7 @@ class _Apply:
                             last = f": {words[-1].strip()}" if words else ""
                             raise EngineError(
                                 f"the engine for {self._plan.request.model} can't start: {why}{last}",
-                                "see the engine's own words above; check --model, --engine-cmd and its memory",
+                                "check --model, --engine-cmd and the memory it needs",
                             )
                         if time.monotonic() > end:
                             raise EngineError(

@@ -120,7 +120,8 @@ def _fleet(f: Fleet, now: float) -> Sheet:
     )
     rates = [s.rate_usd_per_hour for s in f.deployments]
     total = None if any(r is None for r in rates) else sum(r or 0 for r in rates)
-    notes = [f"{s.name}: {s.hint}" for s in f.deployments if s.hint]
+    notes = [f"{s.name}: {s.error}" for s in f.deployments if s.error]
+    notes += [f"{s.name}: {s.hint}" for s in f.deployments if s.hint]
     notes += [
         f"owned by no deployment: {role} {name} at {provider} (`tuna destroy --orphans`)"
         for provider, role, name in f.orphans
