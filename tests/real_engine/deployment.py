@@ -21,7 +21,8 @@ import psutil
 from tuna_nb.backends.local.processes import marked_processes
 
 T = TypeVar("T")
-MODEL = "tiny/random-qwen3"
+MODEL = "tiny"
+"""The name under which the model is served, the same as in the recorded description: errors tell it."""
 SERVER = "vllm.entrypoints.openai.api_server"
 START_S = 300.0
 """The longest that vLLM may take to its first token; on a busy machine its imports alone take minutes."""
@@ -40,6 +41,11 @@ class Engine:
     server: psutil.Process
     port: int
     replica: str
+
+    @property
+    def side(self) -> str:
+        """`serverless` or `spot`, read off its replica's name: tuna-SERVICE-ID-SIDE-NUMBER."""
+        return self.replica.split("-")[-2]
 
     @property
     def url(self) -> str:
@@ -104,9 +110,9 @@ class Tuna:
         self._sessions |= {engine.server.pid for engine in found}
         return found
 
-    def engine(self, role: str) -> Engine:
+    def engine(self, side: str) -> Engine:
         """The only engine of one side."""
-        [found] = [engine for engine in self.engines() if f"-{role}-" in engine.replica]
+        [found] = [engine for engine in self.engines() if engine.side == side]
         return found
 
     def processes(self) -> list[psutil.Process]:
