@@ -14,15 +14,26 @@ from typing import Any
 from tuna_nb.errors import UsageError
 
 _VARIABLE = re.compile(r"\$\$|\$(?P<name>[A-Za-z_]\w*)|\{(?P<expr>[^{}]+)\}")
+_HELD = re.compile("\0(\\d+)\0")
 _ENGINE_PLACEHOLDERS = frozenset({"model", "host", "port"})
 
 
 def split(line: str, namespace: Mapping[str, Any]) -> list[str]:
     """The words of a line. Raises UsageError for an open quote or a name that can't be expanded."""
+    # An expression is held back while splitting, which would take its quotes and cut it at its blanks.
+    expressions: list[str] = []
+
+    def hold(match: re.Match[str]) -> str:
+        if match["expr"] is None:
+            return match[0]
+        expressions.append(match[0])
+        return f"\0{len(expressions) - 1}\0"
+
     try:
-        words = shlex.split(line)
+        words = shlex.split(_VARIABLE.sub(hold, line))
     except ValueError as e:
         raise UsageError(f"%tuna: {str(e).lower()}", "close the quote, or write a backslash before it") from None
+    words = [_HELD.sub(lambda match: expressions[int(match[1])], word) for word in words]
     # {model}, {host} and {port} belong to --engine-cmd: they are filled in when an engine starts.
     return [
         _expand(word, namespace, keep=word.startswith("--engine-cmd=") or before == "--engine-cmd")
