@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from argparse import Namespace
 
 from tuna_nb.commands.context import Context
@@ -14,6 +15,8 @@ async def connect(options: Namespace, context: Context) -> Connection:
         raise UsageError(
             f"connect {options.name} as ...: the variable is missing", f"write: connect {options.name} as client"
         )
-    if options.variable is not None and not options.variable.isidentifier():
+    if options.variable is not None and (
+        not options.variable.isidentifier() or keyword.iskeyword(options.variable)
+    ):
         raise UsageError(f"{options.variable!r} is not a variable name", f"write: connect {options.name} as client")
     return await connection(context.workspace, await await_endpoint(context.workspace, options.name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import sys
 from argparse import Namespace
 from dataclasses import replace
@@ -49,6 +50,8 @@ class TunaMagics(Magics):
             return None
         if cell is not None and not grammar.BY_NAME[options.verb].cell:
             raise UsageError(f"%%tuna {options.verb} takes no cell body", f"write %tuna {options.verb} on one line")
+        if options.out and (not options.out.isidentifier() or keyword.iskeyword(options.out)):
+            raise UsageError(f"--out: {options.out!r} is not a variable name", "write --out NAME, e.g. --out table")
         try:
             result = self._run(options, cell)
         except KeyboardInterrupt:
