@@ -78,6 +78,7 @@ def assert_refused(done: Done, code: int, message: str, hint: str) -> None:
         (["demo", "--requests", "0"], "--requests is 0", "at least 1"),
         (["connect", "x", "as"], "connect x as ...: the variable is missing", "as client"),
         (["connect", "x", "as", "1x"], "'1x' is not a variable name", "as client"),
+        (["connect", "x", "as", "class"], "'class' is not a variable name", "as client"),
     ],
     ids=lambda v: " ".join(v)[-40:] if isinstance(v, list) else None,
 )  # fmt: skip
