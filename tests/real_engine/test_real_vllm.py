@@ -251,7 +251,12 @@ def test_an_engine_that_answers_health_but_no_request_is_never_ready(
     assert deploy.returncode == 1, said + told
     assert "tuna: the engine for tiny can't start: the engine died at start" in told
     assert told.strip().splitlines()[-1].startswith("hint: ")
-    assert "is ready" not in told
+    # Each of its servers came up and was asked for a token; none was taken for ready.
+    [log] = (tuna.folder / "local-cloud" / "logs").glob("*-serverless.jsonl")
+    lines = [json.loads(line)[2] for line in log.read_text().splitlines()]
+    assert any(line.endswith("Application startup complete.") for line in lines)
+    assert any('"POST /v1/completions HTTP/1.1" 500' in line for line in lines)
+    assert [line for line in lines if line.endswith(" is ready")] == []
     wait_for(lambda: not tuna.processes(), 60)
     [failed] = json.loads(tuna.run("list", "--status", "failed", "-o", "json"))["deployments"]
     assert failed["name"] == "broken"
