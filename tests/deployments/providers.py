@@ -1,0 +1,64 @@
+"""Providers of a third party's making: the local cloud with a fault that real providers have."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from tuna_nb.backends.base import Endpoint, Kind, Offer, Plan, PlannedResource, Progress, Ref, ServiceRequest
+from tuna_nb.backends.local.backend import LocalBackend
+from tuna_nb.errors import BackendError, CapacityError
+
+
+class SoldOut(LocalBackend):
+    """Sells no GPU now."""
+
+    name: ClassVar[str] = "sold-out"
+
+    async def deploy(self, plan: Plan, progress: Progress) -> Endpoint:
+        raise CapacityError(f"{self.name} has no {plan.request.gpu} free", "try another region")
+
+
+class Stubborn(LocalBackend):
+    """Refuses to remove anything while `refuses` is set."""
+
+    name: ClassVar[str] = "stubborn"
+    refuses = True
+
+    async def destroy(self, ref: Ref) -> None:
+        if self.refuses:
+            raise BackendError(f"{self.name}: 503 to DELETE {ref.name}", "try again later")
+        await super().destroy(ref)
+
+
+class Unheard(LocalBackend):
+    """Can't be asked for its list, and so neither for orphans."""
+
+    name: ClassVar[str] = "unheard"
+    silent = True
+
+    async def list_owned(self) -> list[Ref]:
+        if self.silent:
+            raise BackendError("unheard: timed out after 30 s")
+        return await super().list_owned()
+
+
+class Priced(LocalBackend):
+    """Sells one GPU on the serverless side at a price that the test sets; tells none where it is None."""
+
+    options: ClassVar[dict[str, str]] = {"flavour": "an option of its own"}
+
+    def __init__(self, name: str, usd: float | None, gpu: str = "L4", kinds: frozenset[Kind] | None = None) -> None:
+        super().__init__()
+        self.name = name  # type: ignore[misc]
+        self.kinds = kinds or frozenset(Kind)  # type: ignore[misc]
+        self._usd = usd
+        self._gpu = gpu
+
+    async def prices(self) -> list[Offer]:
+        if self._usd is None:
+            raise BackendError(f"{self.name} could not be asked")
+        return [Offer(self.name, Kind.SERVERLESS, self._gpu, self._usd, None, 0.0, "the test")]
+
+    async def plan(self, request: ServiceRequest) -> Plan:
+        resource = PlannedResource("a thing", request.name, self._usd and self._usd * request.gpu_count)
+        return Plan(request, (resource,), self._usd)
