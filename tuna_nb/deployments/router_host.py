@@ -98,10 +98,13 @@ class ProcessHost:
         folder = self._settings.data_folder("routers", deployment_id)
         announcement = folder / "router.json"
         if self._process(deployment_id) is None:
+            last = folder / "last.json"
             if port is None:
                 # A restarted router keeps its address: clients have it in their configuration.
-                port = self._last_port(announcement) or 0
-            announcement.unlink(missing_ok=True)
+                port = self._last_port(announcement) or self._last_port(last) or 0
+            with suppress(FileNotFoundError):
+                # Kept aside, so that a start that fails does not forget it.
+                announcement.replace(last)
             _write_private(folder / "config.json", json.dumps(config))
             command = [sys.executable, "-m", "tuna_router", "--host", "127.0.0.1", "--port", str(port)]
             command += ["--config", str(folder / "config.json"), "--port-file", str(announcement)]
