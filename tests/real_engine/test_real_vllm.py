@@ -118,14 +118,15 @@ def test_an_error_of_the_engine_reaches_the_client_as_it_is(
 
 def test_running_streams_outlive_the_preemption_of_their_replica(deployed: Deployed) -> None:
     spot = deployed.tuna.engine("spot")
-    load = Load(deployed.client, clients=8, tokens=1500)
+    # Short ones, one after another: some always run, and on a busy machine each is done well within the notice.
+    load = Load(deployed.client, clients=8, tokens=300)
     wait_for(lambda: len(load.begun) >= 8, 60)
-    deployed.tuna.run("local", "preempt", "--service-name", SERVICE, "--notice", "60")
+    deployed.tuna.run("local", "preempt", "--service-name", SERVICE, "--notice", "45")
     ordered_at = time.monotonic()
     wait_for(lambda: deployed.client.chat(max_tokens=1)[0] == "serverless", 10)
     streams = load.finish()
     assert [stream for stream in streams if stream.trouble or stream.finish != "length"] == []
-    assert {stream.completion_tokens for stream in streams} == {1500}
+    assert {stream.completion_tokens for stream in streams} == {300}
     struck = [s for s in streams if s.backend == "spot" and s.begun_at < ordered_at < s.ended_at]
     assert struck, "no stream ran on spot when it was taken away: this has shown nothing"
     assert [s.backend for s in streams if s.begun_at > ordered_at + 5 and s.backend != "serverless"] == []
