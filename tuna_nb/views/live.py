@@ -113,4 +113,7 @@ class JobView:
         if JobView._open.get(self._job.name) is self:
             del JobView._open[self._job.name]
         for widget in (self._head, self._bar, self._cancel, self._log, *self._box.children, self._box):
-            widget.close()
+            # A widget's layout and style are models of their own, and stay open when it closes.
+            for model in (widget.layout, getattr(widget, "style", None), widget):
+                if model is not None:
+                    model.close()
