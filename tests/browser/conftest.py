@@ -12,21 +12,22 @@ from tests.browser.lab import CHROMIUM, JupyterServer, NotebookPage, chromium
 SHOTS = Path(__file__).parent / "shots"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    """Ends with its module: while it lives, Playwright runs an event loop in this thread, and asyncio.run() fails."""
     if CHROMIUM is None:
         pytest.skip("no chromium on this machine (Debian: apt-get install chromium fonts-dejavu-core)")
     with chromium() as started:
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterServer]:
     with JupyterServer(tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("lab-home"), "lab") as server:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def notebook7(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterServer]:
     with JupyterServer(tmp_path_factory.mktemp("nb7"), tmp_path_factory.mktemp("nb7-home"), "notebook") as server:
         yield server
