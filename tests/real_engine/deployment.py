@@ -115,6 +115,11 @@ class Tuna:
         [found] = [engine for engine in self.engines() if engine.side == side]
         return found
 
+    def log(self, side: str) -> list[tuple[float, str, str]]:
+        """The local cloud's log of one side: when (Unix seconds), which replica or the cloud itself, what."""
+        [file] = (self.folder / "local-cloud" / "logs").glob(f"*-{side}.jsonl")
+        return [tuple(json.loads(line)) for line in file.read_text().splitlines()]
+
     def processes(self) -> list[psutil.Process]:
         """Every process that names the data folder or runs in it, and the families of all engines seen so far."""
         self.engines()

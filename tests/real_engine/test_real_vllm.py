@@ -122,21 +122,22 @@ def test_running_streams_outlive_the_preemption_of_their_replica(deployed: Deplo
     load = Load(deployed.client, clients=8, tokens=300)
     wait_for(lambda: len(load.begun) >= 8, 60)
     deployed.tuna.run("local", "preempt", "--service-name", SERVICE, "--notice", "45")
-    ordered_at = time.monotonic()
     wait_for(lambda: deployed.client.chat(max_tokens=1)[0] == "serverless", 10)
     streams = load.finish()
     assert [stream for stream in streams if stream.trouble or stream.finish != "length"] == []
     assert {stream.completion_tokens for stream in streams} == {300}
-    struck = [s for s in streams if s.backend == "spot" and s.begun_at < ordered_at < s.ended_at]
+    # By the cloud's own log: on a busy machine the command returns seconds later.
+    [struck_at] = [at for at, _, text in deployed.tuna.log("spot") if "preempted with 45 s of notice" in text]
+    struck = [s for s in streams if s.backend == "spot" and s.begun_at < struck_at < s.ended_at]
     assert struck, "no stream ran on spot when it was taken away: this has shown nothing"
-    assert [s.backend for s in streams if s.begun_at > ordered_at + 5 and s.backend != "serverless"] == []
+    assert [s.backend for s in streams if s.begun_at > struck_at + 5 and s.backend != "serverless"] == []
     # The notice over, the whole family of the replica is gone.
     wait_for(lambda: not spot.family(), 90)
 
 
 @dataclass
 class Stream:
-    """One streamed chat. Times are monotonic; trouble: why it broke off, if it did."""
+    """One streamed chat. Times are Unix seconds; trouble: why it broke off, if it did."""
 
     begun_at: float
     backend: str = ""
@@ -169,13 +170,13 @@ class Load:
 
     def _talk(self, number: int) -> None:
         while not self._enough.is_set():
-            stream = Stream(time.monotonic())
+            stream = Stream(time.time())
             self._streams.append(stream)
             try:
                 self._read(stream, f"hello {number}")
             except (openai.OpenAIError, httpx.HTTPError) as exc:
                 stream.trouble = repr(exc)
-            stream.ended_at = time.monotonic()
+            stream.ended_at = time.time()
 
     def _read(self, stream: Stream, words: str) -> None:
         raw = self._client.openai.chat.completions.with_raw_response.create(
@@ -253,8 +254,7 @@ def test_an_engine_that_answers_health_but_no_request_is_never_ready(
     assert "tuna: the engine for tiny can't start: the engine died at start" in told
     assert told.strip().splitlines()[-1].startswith("hint: ")
     # Each of its servers came up and was asked for a token; none was taken for ready.
-    [log] = (tuna.folder / "local-cloud" / "logs").glob("*-serverless.jsonl")
-    lines = [json.loads(line)[2] for line in log.read_text().splitlines()]
+    lines = [text for _, _, text in tuna.log("serverless")]
     assert any(line.endswith("Application startup complete.") for line in lines)
     assert any('"POST /v1/completions HTTP/1.1" 500' in line for line in lines)
     assert [line for line in lines if line.endswith(" is ready")] == []
