@@ -143,10 +143,8 @@ def test_an_engine_that_is_not_there(home: Terminal, tuna: Tuna) -> None:
     assert_rolled_back(home, tuna, done, "no-such-engine", "--engine-cmd")
 
 
-@pytest.mark.parametrize("side", ["both", "serverless only"])
-def test_an_engine_that_never_becomes_ready(home: Terminal, tuna: Tuna, side: str) -> None:
+def test_an_engine_that_never_becomes_ready(home: Terminal, tuna: Tuna) -> None:
     words = ["--option", "engine_start_timeout_s=1", "--option", "engine_args=--never-ready"]
-    words += ["--serverless-only"] if side != "both" else []
     done = tuna(*DEPLOY, *words, code=1)
     assert_rolled_back(home, tuna, done, f"the engine for {MODEL} can't start", "--engine-cmd")
 
