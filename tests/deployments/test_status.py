@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 
@@ -166,3 +167,7 @@ async def test_the_bill_is_the_local_clouds_own_while_it_runs_and_after(
     assert bill.rate_usd_per_hour == 0
     assert bill.requests == 4
     assert {s.role: s.requests for s in bill.sides} in ({"serverless": 1, "spot": 3}, {"serverless": 2, "spot": 2})
+    # The records are enough: the provider may have forgotten it.
+    await local(workspace).cloud.shutdown()
+    shutil.rmtree(local(workspace).folder)
+    assert (await bill_of(workspace, workspace.store.deployment("a"))).usd == pytest.approx(bill.usd)
