@@ -11,10 +11,10 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not real_engine" $(PYTEST_ARGS)
 
-# Real vLLM on CPU, in a venv of its own (2 GB on disk); see tests/real_engine/README.md.
+# Real vLLM on CPU, in a venv of its own (2.5 GB on disk); see tests/real_engine/README.md.
 test-real-engine: $(VENV)/.installed-test
 	$(BIN)/python tests/real_engine/prepare.py
-	$(BIN)/python -m pytest -m real_engine $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m real_engine $(PYTEST_ARGS) tests/real_engine
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
@@ -29,7 +29,7 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python -m tests.bench
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-vllm
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

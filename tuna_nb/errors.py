@@ -81,7 +81,7 @@ class CredentialsError(BackendError):
 
 
 class EngineError(BackendError):
-    """The engine died at start or never produced a token; the message has the end of its log."""
+    """The engine died at start or never produced a token; the message has its own words."""
 
 
 class RouterError(TunaError):

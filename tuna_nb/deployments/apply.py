@@ -11,9 +11,10 @@ import asyncio
 import contextlib
 import hashlib
 import time
+from collections import deque
 from typing import Any
 
-from tuna_nb.backends.base import Backend, Endpoint, Plan, State
+from tuna_nb.backends.base import Backend, Endpoint, Plan, Ref, State
 from tuna_nb.deployments.destroy import destroy, resource_ref
 from tuna_nb.deployments.plan import ROUTER, SERVERLESS, SPOT, DeploymentPlan
 from tuna_nb.deployments.router_client import RouterClient
@@ -27,6 +28,8 @@ ANSWER_TIMEOUT_S = 1800
 """The longest a first answer may take: a big model's weights on a cold container."""
 
 POLL_S = 0.25
+LAST_LINES = 20
+"""Of an engine's log, shown when it can't start."""
 
 
 async def apply(
@@ -229,6 +232,7 @@ class _Apply:
                         await asyncio.wait({asked}, timeout=POLL_S)
                         status = await backend.status(ref)
                         if status.state in (State.FAILED, State.GONE):
+                            await self._note_last_lines(backend, ref)
                             why, *words = status.detail.splitlines() or [str(status.state)]
                             for word in words:
                                 self._report.note(f"engine: {word}")
@@ -261,6 +265,17 @@ class _Apply:
                             "the engine must serve the model under the name given with --model",
                         )
                 await asyncio.sleep(POLL_S)
+
+    async def _note_last_lines(self, backend: Backend, ref: Ref) -> None:
+        """Into the job's log, because the provider's goes with the resource."""
+        last: deque[str] = deque(maxlen=LAST_LINES)
+        try:
+            async for line in backend.logs(ref):
+                last.append(line.text)
+        except TunaError as e:
+            last.append(f"its log can't be read: {e.message}")
+        for text in last:
+            self._report.note(f"engine: {text}")
 
     def _backend(self, role: str) -> Backend:
         return self._workspace.backend(self._resource(role).provider)

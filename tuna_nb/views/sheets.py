@@ -143,7 +143,7 @@ def _plan(p: DeploymentPlan, _now: float) -> Sheet:
     rows = tuple(
         (role, provider, r.what, usd(r.worst_case_usd_per_hour, 3), r.name) for role, provider, r in p.resources
     )
-    notes = p.serverless.notes + (p.spot.notes if p.spot else ())
+    notes = tuple(dict.fromkeys(p.serverless.notes + (p.spot.notes if p.spot else ())))
     return Sheet(
         f"{p.request.service_name}: would be created (nothing is yet)",
         (

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shlex
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
-from tests.backends.local.clouds import alive, daemons, deploy, engines, serverless, spot, until
+from tests.backends.local.clouds import TINY, alive, daemons, deploy, engines, serverless, spot, until
 from tests.backends.local.conftest import cloud_id
 from tuna_nb.backends.base import Kind, Ref, State
 from tuna_nb.backends.local.backend import LocalBackend
@@ -143,6 +145,28 @@ async def test_a_stranger_with_an_orphans_number_is_not_touched(backend: LocalBa
     finally:
         stranger.kill()
         stranger.wait()
+
+
+async def test_a_worker_that_wiped_its_environment_goes_with_its_dead_server(backend: LocalBackend) -> None:
+    """As vLLM's do: setproctitle writes over the marker that they inherited."""
+    request = spot("wiped")
+    worker = f"env -i sleep {random.randint(100_000, 999_999)}"
+    command = f"sh -c {shlex.quote(f'{worker} & exec {TINY}')}"
+    request = replace(request, engine=replace(request.engine, command=command))
+    fleet = await deploy(backend, request)
+    await fleet.becomes(State.READY)
+    [server] = engines(cloud_id(backend.folder) or "")
+    [left] = [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == worker.split()[2:]]
+    try:
+        await kill_daemon(backend)
+        server.kill()
+        await until(lambda: not alive(server.pid))
+        assert left.is_running()
+        await backend.destroy(fleet.ref)
+        assert not alive(left.pid)
+    finally:
+        if alive(left.pid):
+            left.kill()
 
 
 async def test_a_destroy_that_a_kill_broke_off_is_finished(backend: LocalBackend) -> None:

@@ -17,7 +17,7 @@ from tuna_nb.backends.base import Replica, State
 from tuna_nb.backends.local import probe, processes
 from tuna_nb.backends.local.bill import BilledInterval
 from tuna_nb.backends.local.journal import Journal
-from tuna_nb.backends.local.logbook import LogBook, Tail
+from tuna_nb.backends.local.logbook import LastWords, LogBook
 from tuna_nb.backends.local.processes import EngineProcess
 from tuna_nb.backends.local.spec import Spec
 from tuna_nb.errors import EngineError, TunaError
@@ -54,7 +54,7 @@ class Instance:
         """Monotonic time of the kill once notice is given or draining has a limit."""
         self.preempted = False
         self._site = site
-        self._tail = Tail()
+        self._last_words = LastWords()
         self._process: EngineProcess | None = None
         self._hurry = asyncio.Event()
         self._ending = False
@@ -177,17 +177,18 @@ class Instance:
             if exited.done():
                 # Its last words may still be in the pipe.
                 await asyncio.wait({self._readers}, timeout=1)
-                raise EngineError(
-                    f"the engine died at start ({_exit_words(exited.result())})\n{self._tail}".strip()
-                )
+                raise EngineError(self._why(f"the engine died at start ({_exit_words(exited.result())})"))
             if not ready.done():
-                late = f"the engine gave no token within {spec.start_timeout_s:g} s; {self.detail}"
-                raise EngineError(f"{late}\n{self._tail}".strip())
+                raise EngineError(self._why(f"the engine gave no token within {spec.start_timeout_s:g} s"))
             ready.result()
         finally:
             for task in (exited, ready):
                 task.cancel()
             await asyncio.wait({exited, ready})
+
+    def _why(self, what: str) -> str:
+        """One line: what happened, what the engine said of it, and what the last probe saw."""
+        return "; ".join(said for said in (what, str(self._last_words), self.detail) if said)
 
     async def _ready(self) -> None:
         while True:
@@ -224,7 +225,7 @@ class Instance:
 
     def _print(self, raw: bytes) -> None:
         text = raw.decode(errors="replace").rstrip("\r")
-        self._tail.add(text)
+        self._last_words.add(text)
         self._site.log.write(text, self.id)
 
     async def _end(self) -> None:

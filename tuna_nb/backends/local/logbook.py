@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Final
 
 from tuna_nb.backends.base import LogLine
 
+_ERROR: Final = re.compile(r"\b\w*(?:Error|Exception): .+")
 FOLDER_NAME: Final = "logs"
 MAX_BYTES: Final = 1_000_000
 MAX_LINE: Final = 4000
@@ -117,15 +118,22 @@ def _decode(raw: bytes) -> LogLine | None:
     return LogLine(at, source, text)
 
 
-class Tail:
-    """The last lines of one engine, for the message when it fails to start."""
+class LastWords:
+    """Why an engine failed, in one line of its output: the first error it named, else its last line.
 
-    def __init__(self, lines: int = 12) -> None:
-        self._lines: deque[str] = deque(maxlen=lines)
+    The first, because what follows it is how the rest of the program noticed.
+    """
+
+    def __init__(self) -> None:
+        self._error = ""
+        self._last = ""
 
     def add(self, text: str) -> None:
         if text.strip():
-            self._lines.append(text[:300])
+            self._last = text.strip()[:300]
+            found = _ERROR.search(text)
+            if found and not self._error:
+                self._error = found[0][:300]
 
     def __str__(self) -> str:
-        return "\n".join(self._lines)
+        return self._error or self._last

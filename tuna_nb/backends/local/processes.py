@@ -1,8 +1,9 @@
 """Engine processes: started in a session of their own, ended as a whole group, found again after a crash.
 
 A killed server can leave workers behind (vLLM's outlive it), so what is ended is the process group, and beyond it
-every process that carries the replica's marker in its environment. The marker is inherited by all descendants and
-is unique to one cloud and one replica, so no stranger is ever taken for ours, whatever number its process has.
+every process that carries the replica's marker in its environment. The marker is inherited by descendants and is
+unique to one cloud and one replica, so no stranger is ever taken for ours, whatever number its process has. vLLM's
+workers overwrite their environment (setproctitle), so what has none at all is known by the session it is in.
 """
 
 from __future__ import annotations
@@ -126,8 +127,8 @@ async def end(process: EngineProcess, grace_s: float, hurry: asyncio.Event) -> N
 def end_orphan(pid: int | None, create_time: float | None, marker: str) -> bool:
     """End what a dead daemon left of one replica. True where something still ran.
 
-    Only what is proved ours is touched: a process with our marker, or the very process (number and time of
-    birth) that the journal names together with its group.
+    Only what is proved ours is touched: a process with our marker, the very process (number and time of birth)
+    that the journal names together with its group, or one without any environment in the session of its number.
     """
     found = False
     deadline = time.monotonic() + _GONE_DEADLINE_S
@@ -136,6 +137,8 @@ def end_orphan(pid: int | None, create_time: float | None, marker: str) -> bool:
         leader = _same(pid, create_time)
         if leader is not None:
             ours += [leader, *_members(leader.pid)]
+        elif pid is not None and create_time is not None:
+            ours += _wiped_in_session(pid, create_time)
         if not ours:
             return found
         found = True
@@ -184,6 +187,27 @@ def _members(pgid: int) -> list[psutil.Process]:
                 process = psutil.Process(pid)
                 if process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
+        except (ProcessLookupError, PermissionError, psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def _wiped_in_session(sid: int, create_time: float) -> list[psutil.Process]:
+    """What a dead engine left in its session with its environment overwritten.
+
+    The kernel gives a number to no new process while a session has it. Should the session have ended whole and
+    its number gone to a stranger's, then the stranger's processes have environments, or are older than ours.
+    """
+    found = []
+    for pid in psutil.pids():
+        try:
+            if pid == sid or os.getsid(pid) != sid:
+                continue
+            process = psutil.Process(pid)
+            if process.status() == psutil.STATUS_ZOMBIE or process.create_time() < create_time - 0.02:
+                continue
+            if not process.environ():
+                found.append(process)
         except (ProcessLookupError, PermissionError, psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return found
