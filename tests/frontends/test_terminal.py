@@ -64,7 +64,7 @@ def test_status_shows_every_part_as_it_is(there: Tuna) -> None:
     assert f"{status['endpoint_url']}/v1" in text
 
 
-@pytest.mark.parametrize("columns", [None, "60", "120", "200"])
+@pytest.mark.parametrize("columns", [None, "60"])
 def test_a_table_has_what_the_json_has_however_narrow_the_terminal(life: Terminal, columns: str | None) -> None:
     """An address that is cut off or folded can't be copied."""
     done = subprocess.run(
@@ -369,7 +369,7 @@ def test_two_terminals_cant_build_one_thing(home: Terminal, tuna: Tuna) -> None:
     home.finish(process, 130)
 
 
-@pytest.mark.parametrize("delay_s", [0.5, 0.8, 1.0, 1.3])
+@pytest.mark.parametrize("delay_s", [0.6, 0.9, 1.2])
 def test_an_interrupt_at_any_moment_leaves_nothing(home: Terminal, delay_s: float) -> None:
     process = home.start(*deploy_words("early", "--wait", boot_s=60))
     try:
