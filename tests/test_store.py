@@ -203,7 +203,7 @@ def test_an_unwritable_folder_is_an_error_with_the_way_out(tmp_path: Path) -> No
 
 
 def test_a_database_url_that_makes_no_sense_is_not_repeated_with_its_password(tmp_path: Path) -> None:
-    for url in ("postgresql+psycopg://u:hunter2@127.0.0.1:1/none", "nonsense://u:hunter2@host/db"):
+    for url in ("postgresql+psycopg://u:hunter2@127.0.0.1:1/none", "nonsense://u:hunter2@host/db", "hunter2"):
         with pytest.raises(StoreError) as e:
             Store(Settings.load({"TUNA_DATA_DIR": str(tmp_path), "TUNA_DATABASE_URL": url}))
         assert "hunter2" not in "\n".join(e.value.lines())

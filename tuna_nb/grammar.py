@@ -285,6 +285,7 @@ def suggestions(
     """
     used: set[str] = set()
     pending: argparse.Action | None = None
+    places = 0
     for word in words:
         if pending is not None:
             pending = None
@@ -294,8 +295,14 @@ def suggestions(
             pending = action if action is not None and action.nargs != 0 else None
         elif word in parser.subcommands():
             parser = parser.subcommands()[word]
+        else:
+            places += 1
     if pending is not None:
         yield from ((str(c), "value") for c in pending.choices or values.get(pending.dest, ()))
         return
     yield from ((name, "verb") for name in parser.subcommands())
+    positionals = [a for a in parser._actions if not a.option_strings and a.dest in (*values, "as_")]
+    if places < len(positionals):
+        place = positionals[places]
+        yield from ((str(c), "value") for c in place.choices or values.get(place.dest, ()))
     yield from ((flag, "flag") for flag in parser.option_strings() if flag not in used)

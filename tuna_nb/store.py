@@ -31,6 +31,8 @@ SCHEMA_VERSION = "0002"
 LOCK_WAIT_S = 30
 """How long a writer waits for another one. SQLite's own default of 5 s is too short for a busy disk."""
 
+_URL_HINT = "write postgresql+psycopg://user@host/name; the driver is in `pip install 'tuna-nb[postgres]'`"
+
 _meta = sa.MetaData()
 _float, _text = sa.Float, sa.Text
 _deployments = sa.Table(
@@ -93,7 +95,11 @@ class Store:
 
         Raises StoreError where it is damaged, out of reach, or made by a newer Tuna.
         """
-        self._url = sa.make_url(settings.database_url)
+        try:
+            self._url = sa.make_url(settings.database_url)
+        except sa.exc.ArgumentError as e:
+            # Not repeated: what can't be read as a URL may hold a password all the same.
+            raise StoreError("TUNA_DATABASE_URL is not a database URL", _URL_HINT) from e
         self._sqlite = self._url.get_backend_name() == "sqlite"
         if self._sqlite and self._url.database:
             settings.data_folder()
@@ -305,7 +311,7 @@ class Store:
         except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ModuleNotFoundError) as e:
             raise StoreError(
                 f"TUNA_DATABASE_URL can't be used: {type(e).__name__}",
-                "write postgresql+psycopg://user@host/name; the driver is in `pip install 'tuna-nb[postgres]'`",
+                _URL_HINT,
             ) from e
 
         @sa.event.listens_for(engine, "connect")

@@ -400,7 +400,6 @@ def test_names_that_this_kernel_has_dealt_with_complete(there: TestingShell) -> 
     assert texts(there, "%tuna status --service-name ser") == ["served"]
 
 
-@pytest.mark.xfail(strict=True, reason="grammar.suggestions offers nothing for a positional argument")
 def test_a_name_completes_without_a_flag_too(there: TestingShell) -> None:
     there.run("%tuna status --service-name served")
     assert texts(there, "%tuna connect ser") == ["served"]

@@ -46,10 +46,12 @@ async def logs(options: Namespace, context: Context) -> LogStream:
     since = None if options.since is None else time.time() - options.since
     streams: list[tuple[str, AsyncIterator[LogLine]]] = []
     for resource in workspace.store.resources(record.id):
-        if options.role not in (None, resource.role) or resource.state in ("planned", "gone"):
+        if options.role not in (None, resource.role) or resource.state == "planned":
             continue
         if resource.role == ROUTER:
-            streams.append((ROUTER, workspace.router_host(resource.provider).logs(record.id, options.follow)))
+            streams.append(
+                (ROUTER, workspace.router_host(resource.provider).logs(record.id, since, options.follow))
+            )
         else:
             backend = workspace.backend(resource.provider)
             streams.append((resource.role, backend.logs(resource_ref(resource), since, options.follow)))
@@ -59,11 +61,11 @@ async def logs(options: Namespace, context: Context) -> LogStream:
 async def _merge(
     streams: list[tuple[str, AsyncIterator[LogLine]]], follow: bool
 ) -> AsyncIterator[tuple[str, LogLine]]:
-    """One stream after the other, or as they come when following."""
+    """In order of time, or as they come when following."""
     if not follow:
-        for role, stream in streams:
-            async for line in stream:
-                yield role, line
+        lines = [(role, line) for role, stream in streams async for line in stream]
+        for found in sorted(lines, key=lambda one: one[1].at):
+            yield found
         return
     queue: asyncio.Queue[Any] = asyncio.Queue(1000)
 

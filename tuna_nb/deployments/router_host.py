@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,8 +44,8 @@ class RouterHost(Protocol):
     async def stop(self, deployment_id: str) -> None:
         """End it and remove what it kept; returns when it is seen gone. Not found is success."""
 
-    def logs(self, deployment_id: str, follow: bool = False) -> AsyncIterator[LogLine]:
-        """What it has logged, oldest first."""
+    def logs(self, deployment_id: str, since: float | None = None, follow: bool = False) -> AsyncIterator[LogLine]:
+        """What it has logged, oldest first, from `since` (Unix seconds) on."""
 
     async def list_owned(self) -> list[str]:
         """The deployment ids of every router here, running or left behind."""
@@ -71,15 +72,19 @@ class ProcessHost:
     async def stop(self, deployment_id: str) -> None:
         await asyncio.to_thread(self._stop, deployment_id)
 
-    async def logs(self, deployment_id: str, follow: bool = False) -> AsyncIterator[LogLine]:
+    async def logs(
+        self, deployment_id: str, since: float | None = None, follow: bool = False
+    ) -> AsyncIterator[LogLine]:
         path = self._folder(deployment_id) / "router.log"
-        position = 0
+        position, at = 0, 0.0
         while True:
             try:
                 with path.open(errors="replace") as f:
                     f.seek(position)
                     for line in f:
-                        yield LogLine(time.time(), "router", line.rstrip("\n"))
+                        at = _written_at(line) or at
+                        if since is None or at >= since:
+                            yield LogLine(at, "router", line.rstrip("\n"))
                     position = f.tell()
             except FileNotFoundError:
                 return
@@ -188,6 +193,13 @@ def open_host(name: str, settings: Settings) -> RouterHost:
     if name not in HOSTS:
         raise RequestError(f"unknown router host {name!r}", did_you_mean(name, HOSTS))
     return HOSTS[name](settings)
+
+
+def _written_at(line: str) -> float | None:
+    """Unix seconds at the head of a line of the router's log; None for the lines of a traceback, say."""
+    with suppress(ValueError):
+        return datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").timestamp()
+    return None
 
 
 def _write_private(path: Path, text: str) -> None:
