@@ -55,8 +55,10 @@ def test_an_interrupt_at_any_moment_leaves_nothing_running(number: signal.Signal
         demo.send_signal(number)
         demo.send_signal(number)  # an impatient person presses twice
         said, _ = demo.communicate(timeout=90)
-        # Before Python runs our own first line, a signal has its default effect; nothing exists then.
-        assert demo.returncode in (130, -number), (seconds, said)
+        # Before Python runs our own first line, a signal has its default effect; nothing exists then. And where it
+        # strikes inside an exec() of text (a dataclass in the making), Python ends by SIGINT though we caught it;
+        # a shell shows 130 for that too.
+        assert demo.returncode in (130, -number, -signal.SIGINT), (seconds, said)
         assert_nothing_left(folder, within_s=10)
 
     # These waits are the test: the moments at which the signal strikes.

@@ -82,18 +82,19 @@ def test_sigterm_aborts_streams_with_an_error_event_and_closes_the_port() -> Non
 def test_sigterm_with_a_timeout_drains_and_refuses_newcomers_while_health_is_well() -> None:
     flags = ("--decode-tokens-per-s", "50", "--shutdown-timeout", "20")
     with EngineProcess(*flags) as engine, client_of(engine) as client, ThreadPoolExecutor(1) as threads:
-        running_one = threads.submit(stream, client, CHAT, **chat(max_tokens=40, ignore_eos=True))
+        running_one = threads.submit(stream, client, CHAT, **chat(max_tokens=200, ignore_eos=True))
         with client_of(engine) as other:
             while running(other) == 0:
                 pass
             engine.terminate()
-            refused = other.post(CHAT, json=chat())
+            # Short ones: what is let in before the signal is seen must not outlast the drain.
+            refused = other.post(CHAT, json=chat(max_tokens=1))
             while refused.status_code == 200:
                 refused = other.post(CHAT, json=chat(max_tokens=1))
             assert refused.status_code == 500
             assert refused.json()["error"]["message"] == "cannot schedule new futures after shutdown"
             assert other.get("/health").status_code == 200
-        result = running_one.result(10)
+        result = running_one.result(30)
         assert (result.finish, result.done, result.error) == (("length", None), True, None)
         assert engine.wait() == 0
 
