@@ -22,9 +22,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
             level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
         from tuna_router.app import Router
-        from tuna_router.serving import bind, quiet_server_log, serve_until_stopped
+        from tuna_router.serving import bind, serve_until_stopped
 
-        quiet_server_log()
         sock = bind(options.host, options.port)
 
         async def run() -> None:

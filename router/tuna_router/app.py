@@ -1,29 +1,32 @@
-"""The assembly: an ASGI application that answers `/router/*` and `/metrics` itself and forwards the rest."""
+"""The assembly: who answers a request. `/router/*` and `/metrics` are answered here, the rest is forwarded."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
-from tuna_router.auth import Role, presented_key
+from tuna_router.asgi import Application, AsgiCall
+from tuna_router.auth import Role, key_of
 from tuna_router.core import Core
-from tuna_router.dataplane.admit import unauthorized
-from tuna_router.dataplane.exchange import serve
-from tuna_router.envelope import Receive, Scope, Send, answer, error_body
+from tuna_router.dataplane.admit import Refusal, admit, unauthorized
+from tuna_router.dataplane.client import ClientConnection, Handler
+from tuna_router.dataplane.exchange import Exchange
+from tuna_router.dataplane.headers import own_lines, request_id_of
+from tuna_router.dataplane.refuse import refuse
+from tuna_router.dataplane.request_head import RequestHead
+from tuna_router.envelope import error_body
 from tuna_router.health import health
 from tuna_router.settings import Settings
 from tuna_router.watch import Watchers
 
-_log = logging.getLogger("tuna_router")
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+_SWEEP_S = 5.0
 
 
 class Router:
-    """One router. `start` and `stop` frame its life; between them it is an ASGI application."""
+    """One router. `start` and `stop` frame its life; between them `begin` is given every request."""
 
     def __init__(
         self,
@@ -42,15 +45,18 @@ class Router:
         self._control: Application | None = None
         self._control_lock = asyncio.Lock()
         self._configure_lock = asyncio.Lock()
+        self._sweeper = self.core.wheel.timer(self._sweep)
 
     async def start(self) -> None:
         """Begin to watch the spot backends."""
+        self._sweep()
         await self._watchers.follow(self.core.fleet.spots)
 
     async def stop(self) -> None:
         """End every task and connection."""
         await self._watchers.stop()
         await self.core.upstream.aclose()
+        self.core.wheel.stop()
 
     async def configure(self, settings: Settings) -> None:
         """Change the configuration. Raises SettingsError when it can't be saved."""
@@ -58,60 +64,66 @@ class Router:
         async with self._configure_lock:
             await self._watchers.follow(self.core.fleet.spots)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI entry."""
-        if scope["type"] != "http":
-            raise RuntimeError(f"{scope['type']} is not served")
-        path: str = scope["path"]
-        try:
-            if path == "/router/health":
-                await self._health(scope, send)
-            elif path in {"/metrics", "/router"} or path.startswith("/router/"):
-                await self._control_plane(scope, receive, send)
-            else:
-                await serve(self.core, scope, receive, send)
-        except Exception:
-            # The server only closes the connection then; its own log is silent.
-            _log.exception("a request failed in the router itself")
-            raise
+    def begin(self, client: ClientConnection, head: RequestHead) -> Handler | None:
+        """Who answers this request; None when it was answered."""
+        target = head.target
+        if b"%" in target or target.startswith((b"/router", b"/metrics")):
+            path = head.plain_path
+            if path == b"/router/health":
+                return self._health(client, head)
+            if path in (b"/metrics", b"/router") or path.startswith(b"/router/"):
+                return self._control_plane(client, head, path)
+        core = self.core
+        key = key_of(head.special)
+        request_id = request_id_of(head.special.get(b"x-request-id"))
+        if head.length is not None and head.length > core.settings.body_limit_bytes:
+            body = error_body("The request's body is too large.", "invalid_request_error", "body_too_large")
+            return refuse(client, head, Refusal(413, body, own_lines(b"", 0, request_id)))
+        admitted = admit(core, key)
+        if isinstance(admitted, Refusal):
+            lines = admitted.lines + own_lines(b"", 0, request_id)
+            return refuse(client, head, Refusal(admitted.status, admitted.body, lines))
+        return Exchange(core, client, head, request_id=request_id, key=key, ticket=admitted)
 
-    async def _health(self, scope: Scope, send: Send) -> None:
-        if scope["method"] not in ("GET", "HEAD"):
+    def _health(self, client: ClientConnection, head: RequestHead) -> Handler | None:
+        if head.method not in (b"GET", b"HEAD"):
             body = error_body("Only GET is allowed here.", "invalid_request_error", "method_not_allowed")
-            await answer(send, 405, body, [(b"allow", b"GET")])
-            return
-        await answer(send, 200, json.dumps(health(self.core)).encode(), [(b"cache-control", b"no-store")])
+            return refuse(client, head, Refusal(405, body, b"allow: GET\r\n"))
+        return refuse(client, head, Refusal(200, json.dumps(health(self.core)).encode(), b"cache-control: no-store\r\n"))
 
-    async def _control_plane(self, scope: Scope, receive: Receive, send: Send) -> None:
-        key = presented_key(scope["headers"])
-        role = self.core.guard.role(key)
-        needed = Role.CLIENT if scope["path"] in ("/metrics", "/router/stats") else Role.ADMIN
+    def _control_plane(self, client: ClientConnection, head: RequestHead, path: bytes) -> Handler | None:
+        core, key = self.core, key_of(head.special)
+        role = core.guard.role(key)
+        needed = Role.CLIENT if path in (b"/metrics", b"/router/stats") else Role.ADMIN
         if role < needed:
-            self.core.meter.unauthorized += 1
+            core.meter.unauthorized += 1
             if role is Role.NOBODY:
-                refusal = unauthorized(key is not None)
-                await answer(send, refusal.status, refusal.body, refusal.headers)
-            else:
-                body = error_body("This needs an admin key.", "permission_error", "admin_key_required")
-                await answer(send, 403, body)
-            return
-        if self.core.open_door and _from_another_site(scope):
+                return refuse(client, head, unauthorized(key is not None))
+            body = error_body("This needs an admin key.", "permission_error", "admin_key_required")
+            return refuse(client, head, Refusal(403, body))
+        if core.open_door and _from_another_site(head):
             body = error_body("Another web site may not use this router.", "permission_error", "cross_site")
-            await answer(send, 403, body)
-            return
+            return refuse(client, head, Refusal(403, body))
+        return AsgiCall(client, head, self._load_control)
+
+    async def _load_control(self) -> Application:
         async with self._control_lock:
             if self._control is None:
                 # In a thread: FastAPI takes a quarter of a second to import, in which streams must flow.
                 self._control = await asyncio.to_thread(_build_control, self)
-        await self._control(scope, receive, send)
+        return self._control
+
+    def _sweep(self) -> None:
+        self.core.upstream.sweep()
+        self._sweeper.set(_SWEEP_S)
 
 
-def _from_another_site(scope: Scope) -> bool:
+def _from_another_site(head: RequestHead) -> bool:
     """True for a request that a browser sends on behalf of a page of somewhere else.
 
     Matters without keys only: there any page that its user opens could change the configuration.
     """
-    headers = dict(scope["headers"])
+    headers = dict(head.headers)
     origin = headers.get(b"origin", b"")
     return bool(origin) and origin.partition(b"://")[2] != headers.get(b"host", b"")
 

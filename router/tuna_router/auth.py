@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 
 
@@ -25,17 +25,14 @@ def sha256_hex(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def presented_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-    """The key of a request: `Authorization: Bearer KEY`, else `x-api-key: KEY`."""
-    api_key = None
-    for name, value in headers:
-        if name == b"authorization":
-            scheme, _, key = value.partition(b" ")
-            if scheme.lower() == b"bearer" and key.strip():
-                return key.strip()
-        elif name == b"x-api-key" and value.strip():
-            api_key = value.strip()
-    return api_key
+def key_of(headers: Mapping[bytes, bytes]) -> bytes | None:
+    """The key of a request: `Authorization: Bearer KEY`, else `x-api-key: KEY`; names are lower case."""
+    authorization = headers.get(b"authorization")
+    if authorization is not None:
+        scheme, _, key = authorization.partition(b" ")
+        if scheme.lower() == b"bearer" and (key := key.strip()):
+            return key
+    return headers.get(b"x-api-key", b"").strip() or None
 
 
 class Guard:

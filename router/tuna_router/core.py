@@ -11,6 +11,7 @@ from tuna_router import state
 from tuna_router.admission import Admission
 from tuna_router.auth import Guard
 from tuna_router.dataplane.upstream import Upstream
+from tuna_router.dataplane.wheel import Wheel
 from tuna_router.fleet import Fleet
 from tuna_router.meter import Meter
 from tuna_router.settings import Settings
@@ -38,6 +39,7 @@ class Core:
         self.admission = Admission(settings.max_concurrency)
         self.fleet = Fleet(self.meter)
         self.upstream = Upstream()
+        self.wheel = Wheel()
         self._save_to = save_to
         self._not_saved = frozenset(not_saved)
         self._take(settings)

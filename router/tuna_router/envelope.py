@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
 
 
 def error_body(message: str, kind: str, code: str | None, *, hint: str | None = None) -> bytes:
@@ -26,16 +20,3 @@ def error_event(message: str, code: str, last: bytes) -> bytes:
     if not last or last.endswith((b"\n\n", b"\r\n\r\n")):
         lead = b""
     return lead + b"data: " + error_body(message, "upstream_error", code) + b"\n\n"
-
-
-async def answer(
-    send: Send,
-    status: int,
-    body: bytes,
-    headers: Sequence[tuple[bytes, bytes]] = (),
-    kind: bytes = b"application/json",
-) -> None:
-    """Send one whole answer."""
-    head = [(b"content-type", kind), (b"content-length", str(len(body)).encode()), *headers]
-    await send({"type": "http.response.start", "status": status, "headers": head})
-    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -31,14 +31,6 @@ class SettingsError(RouterError):
     """A configuration, from a file or from `/router/config`, that can't be used."""
 
 
-class ClientGone(Exception):
-    """The client closed its connection; there is nobody left to answer."""
-
-
-class ClientSlow(Exception):
-    """The client did not send its request in time."""
-
-
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint for an unknown word: the nearest known one, else all of them."""
     options = sorted(known)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 
-from tuna_router.errors import ClientGone, ClientSlow
+from tuna_router.dataplane.route import Route
 from tuna_router.meter import Mark, Meter, Outcome, StateChange
 from tuna_router.policy import BackendView
 from tuna_router.settings import BackendSettings, Kind, Settings
@@ -57,6 +56,7 @@ class LiveBackend:
         self.nudge = asyncio.Event()
         """Set when its watcher has something to do earlier than planned."""
         self._meter = meter
+        self._route = Route(settings)
 
     def __repr__(self) -> str:
         return f"<LiveBackend {self.settings.name} {self.state_name} in_flight={self.in_flight}>"
@@ -83,18 +83,17 @@ class LiveBackend:
             self.nudge.set()
         return transition
 
-    @contextmanager
-    def attempt(self) -> Iterator[Attempt]:
-        """Counts one request at this backend until it is closed, at the latest when the block ends."""
+    @property
+    def route(self) -> Route:
+        """Where it is and how to speak to it."""
+        if self._route.settings is not self.settings:
+            self._route = Route(self.settings)
+        return self._route
+
+    def begin(self) -> Attempt:
+        """Counts one request at this backend until it is closed."""
         epoch = self.machine.epoch if self.machine is not None else 0
-        attempt = Attempt(self, self._meter.attempt(self.settings.name, self.settings.kind), epoch)
-        try:
-            yield attempt
-        except (asyncio.CancelledError, ClientGone, ClientSlow):
-            attempt.close(Outcome.CANCELLED)
-            raise
-        finally:
-            attempt.close(Outcome.FAILED)
+        return Attempt(self, self._meter.attempt(self.settings.name, self.settings.kind), epoch)
 
     def served(self) -> None:
         """A request was answered well."""

@@ -16,14 +16,16 @@ import time
 from collections.abc import Generator
 from pathlib import Path
 
-import uvicorn
-
 from tuna_router.app import Router
+from tuna_router.dataplane.client import ClientConnection
 from tuna_router.errors import RouterError
 from tuna_router.state import write_private
 
 _log = logging.getLogger("tuna_router.serving")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+BACKLOG = 4096
+_LAST_WORD_S = 1.0
+_LOOK_S = 0.02
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -38,7 +40,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
-        sock.listen(2048)
+        sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
@@ -62,52 +64,74 @@ def _is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server that returns after a signal (uvicorn raises the signal again after its end)."""
+class Server:
+    """Accepts connections until told to stop; then lets finish what runs, for a while.
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Take SIGINT and SIGTERM as the wish to stop; a second one as the wish to stop at once."""
-        loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, self._stop)
+    `stop` twice ends at once.
+    """
+
+    def __init__(self, router: Router, shutdown_timeout_s: float) -> None:
+        self._router = router
+        self._shutdown_timeout_s = shutdown_timeout_s
+        self._stop = asyncio.Event()
+        self._stop_at_once = asyncio.Event()
+        self.connections: set[ClientConnection] = set()
+
+    def stop(self) -> None:
+        """Accept nothing more, and return from `serve` when all is done."""
+        if self._stop.is_set():
+            self._stop_at_once.set()
+        self._stop.set()
+
+    async def serve(self, sock: socket.socket) -> None:
+        """Serve until stopped."""
+        wheel, begin, connections = self._router.core.wheel, self._router.begin, self.connections
+        listening = await asyncio.get_running_loop().create_server(
+            lambda: ClientConnection(wheel, begin, connections), sock=sock, backlog=BACKLOG
+        )
         try:
-            yield
+            await self._stop.wait()
         finally:
-            for number in _SIGNALS:
-                loop.remove_signal_handler(number)
+            listening.close()
+            await self._finish()
 
-    def _stop(self) -> None:
-        if self.should_exit:
-            self.force_exit = True
-        self.should_exit = True
+    async def _finish(self) -> None:
+        for connection in list(self.connections):
+            connection.stop(now=False)
+        await self._gone(self._shutdown_timeout_s)
+        for connection in list(self.connections):
+            connection.stop(now=True)
+        await self._gone(_LAST_WORD_S)
+        for connection in list(self.connections):
+            connection.abort()
+        await asyncio.sleep(0)
+
+    async def _gone(self, seconds: float) -> None:
+        """Until no connection is left, at most `seconds`, or until it shall end at once."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.connections and not self._stop_at_once.is_set():
+                    await asyncio.sleep(_LOOK_S)
 
 
-def server_for(router: Router, shutdown_timeout_s: float) -> Server:
-    """A uvicorn server with nothing between the socket and the router."""
-    config = uvicorn.Config(
-        router,
-        loop="none",
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        date_header=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=max(1, round(shutdown_timeout_s)),
-    )
-    return Server(config)
+@contextlib.contextmanager
+def signals_stop(server: Server) -> Generator[None, None, None]:
+    """Take SIGINT and SIGTERM as the wish to stop; a second one as the wish to stop at once."""
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, server.stop)
+    try:
+        yield
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
 
 
 async def serve_until_stopped(
     router: Router, sock: socket.socket, *, host: str, port_file: Path | None, shutdown_timeout_s: float
 ) -> None:
     """Serve until SIGTERM or SIGINT; then finish what runs, within `shutdown_timeout_s`."""
-    server = server_for(router, shutdown_timeout_s)
+    server = Server(router, shutdown_timeout_s)
     port = sock.getsockname()[1]
     url = local_url(host, port)
     await router.start()
@@ -118,7 +142,8 @@ async def serve_until_stopped(
         if router.core.open_door and not _is_loopback(sock.getsockname()[0]):
             _log.warning("without a key, everyone who reaches %s may use and change this router", url)
         print(f"tuna-router: listening on {url}", file=sys.stderr, flush=True)  # noqa: T201
-        await server.serve(sockets=[sock])
+        with signals_stop(server):
+            await server.serve(sock)
     finally:
         await router.stop()
         if port_file is not None:
@@ -129,8 +154,3 @@ def _remove_own(port_file: Path) -> None:
     with contextlib.suppress(OSError, ValueError):
         if json.loads(port_file.read_text())["pid"] == os.getpid():
             port_file.unlink()
-
-
-def quiet_server_log() -> None:
-    """uvicorn logs a broken answer as an error of the application; the router has its own words."""
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)

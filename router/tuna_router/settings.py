@@ -76,6 +76,7 @@ class Settings:
     drain_limit_s: float = 300.0
     cooldown_s: float = 5.0
     body_cap_bytes: int = 16 * 1024 * 1024
+    body_limit_bytes: int = 1024 * 1024 * 1024
 
 
 def parse_settings(data: object, base: Settings | None = None) -> Settings:
@@ -293,5 +294,6 @@ _SETTINGS_CHECKS: dict[str, Callable[[str, object], object]] = {
     "admin_key_sha256": _hashes,
     "max_concurrency": _count,
     "body_cap_bytes": _count,
+    "body_limit_bytes": _count,
     **{f.name: _positive for f in dataclasses.fields(Settings) if f.name.endswith("_s")},
 }

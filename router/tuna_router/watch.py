@@ -13,7 +13,7 @@ import logging
 from collections.abc import Iterable
 
 from tuna_router.core import Core
-from tuna_router.dataplane.upstream import BackendLost
+from tuna_router.dataplane.connection import BackendLost
 from tuna_router.fleet import LiveBackend
 from tuna_router.settings import BackendSettings
 from tuna_router.spot import ProbeFailed, ProbePassed, ReplicasSeen, SpotState, Tick

@@ -15,7 +15,7 @@ import pytest
 from tuna_router.app import Router
 from tuna_router.auth import sha256_hex
 from tuna_router.meter import Tally
-from tuna_router.serving import bind, quiet_server_log, server_for
+from tuna_router.serving import Server, bind
 from tuna_router.settings import Settings, parse_settings
 
 from .backends import Backend, Handler, ok
@@ -117,7 +117,6 @@ async def start_backend() -> AsyncIterator[StartBackend]:
 @pytest.fixture
 async def start_router() -> AsyncIterator[StartRouter]:
     stops: list[Callable[[], Awaitable[None]]] = []
-    quiet_server_log()
 
     async def start(
         serverless: Backend | str | None = None,
@@ -138,14 +137,15 @@ async def start_router() -> AsyncIterator[StartRouter]:
         values = {"api_key_sha256": [sha256_hex(KEY)], "backends": backends, **QUICK, **settings}
         router = Router(parse_settings(values), open_door=no_auth, save_to=save_to)
         sock = bind("127.0.0.1", 0)
-        server = server_for(router, 2)
+        server = Server(router, 2)
         running = Running(router, sock.getsockname()[1])
         await router.start()
-        task = asyncio.create_task(server._serve(sockets=[sock]))
+        task = asyncio.create_task(server.serve(sock))
 
         async def stop() -> None:
             await running.client.aclose()
-            server.should_exit = True
+            server.stop()
+            server.stop()
             await task
             await router.stop()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from tuna_router.auth import Guard, Role, presented_key, sha256_hex
+from tuna_router.auth import Guard, Role, key_of, sha256_hex
 
 from .conftest import KEY, StartBackend, StartRouter
 
@@ -27,10 +27,10 @@ def test_nobody_gets_in_without_a_key_unless_the_door_is_open() -> None:
 
 
 def test_a_key_is_read_from_either_header() -> None:
-    assert presented_key([(b"authorization", b"bearer  abc ")]) == b"abc"
-    assert presented_key([(b"x-api-key", b"abc")]) == b"abc"
-    assert presented_key([(b"authorization", b"Basic abc"), (b"x-api-key", b"k")]) == b"k"
-    assert presented_key([(b"authorization", b"Bearer ")]) is None
+    assert key_of({b"authorization": b"bearer  abc "}) == b"abc"
+    assert key_of({b"x-api-key": b"abc"}) == b"abc"
+    assert key_of({b"authorization": b"Basic abc", b"x-api-key": b"k"}) == b"k"
+    assert key_of({b"authorization": b"Bearer "}) is None
 
 
 @pytest.mark.parametrize(

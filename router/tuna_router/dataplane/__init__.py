@@ -1,5 +1,6 @@
-"""One request's life, a module a step: admit, intake, choose (`tuna_router.policy`), forward, relay, account.
+"""One request's life, a module a step: client (intake), admit, choose (`tuna_router.policy`), forward, relay, account.
 
-This first data plane is plain ASGI with httpcore upstream. Its seam is `exchange.serve`:
-nothing outside this package knows how a request is read or how bytes reach a backend.
+Bytes come and go through asyncio Protocols: `client` on one side, `connection` and `upstream` on the
+other, with httptools for heads (`request_head`, `response_head`) and framing of our own (`chunked`).
+The seam is `exchange.Exchange`, the handler of one admitted request.
 """

@@ -1,12 +1,13 @@
-"""Reading along: what an answer used and whether it ended well. Never changes or delays a byte."""
+"""Account: what an answer used, whether it ended well, and the counters. Never changes or delays a byte."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 
-from tuna_router.meter import Tokens
+from tuna_router.dataplane.response_head import ResponseHead
+from tuna_router.fleet import Attempt
+from tuna_router.meter import Meter, Outcome, Tokens
 
 _KEEP_BYTES = 1024 * 1024
 _FINISH = re.compile(rb'"finish_reason"\s*:\s*"')
@@ -17,27 +18,47 @@ _ERROR_FIRST = re.compile(rb'\s*(?:event:\s*error\s*)?data:\s*\{\s*"error"\s*:\s
 _COMPLETIONS = re.compile(rb"/(?:chat/)?completions$")
 
 
-def content_type(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The media type, lower case, without parameters; empty where the content is encoded."""
-    kind = b""
-    for name, value in headers:
-        if name.lower() == b"content-type":
-            kind = value.partition(b";")[0].strip().lower()
-        elif name.lower() == b"content-encoding" and value.strip().lower() != b"identity":
-            return b""
-    return kind
-
-
 def begins_with_an_error(first: bytes) -> bool:
     """True when the first bytes of an event stream are an error event: vLLM's answer when its engine dies."""
     return _ERROR_FIRST.match(first) is not None
 
 
-class Reader:
-    """Follows one answer of `path`; feed it every piece."""
+class Account:
+    """The books of one request: opened when it is admitted, closed once."""
 
-    def __init__(self, path: bytes, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        kind = content_type(headers)
+    __slots__ = ("_attempt", "_mark", "_path", "_read", "reader")
+
+    def __init__(self, meter: Meter, target: bytes) -> None:
+        self._mark = meter.request()
+        self._path = target
+        self._attempt: Attempt | None = None
+        self._read = False
+        self.reader: Reader | None = None
+
+    def answers(self, attempt: Attempt, head: ResponseHead) -> Reader:
+        """The first byte of an answer is there."""
+        self._attempt = attempt
+        self._mark.first_byte()
+        attempt.mark.first_byte()
+        self.reader = Reader(self._path.partition(b"?")[0], head.status, head.content_type)
+        return self.reader
+
+    def close(self, outcome: Outcome) -> None:
+        """The request is over, however it ended: what it used so far was used."""
+        if self.reader is not None and self._attempt is not None and not self._read:
+            self._read = True
+            tokens = self.reader.tokens()
+            self._mark.tokens(tokens)
+            self._attempt.mark.tokens(tokens)
+        self._mark.close(outcome)
+
+
+class Reader:
+    """Follows one answer of `path` with a body of `kind`; feed it every piece."""
+
+    __slots__ = ("_chunks", "_finished", "_held", "_lines", "_must_finish", "_usage", "_whole", "error_seen")
+
+    def __init__(self, path: bytes, status: int, kind: bytes) -> None:
         self._lines = kind == b"text/event-stream"
         self._whole = kind == b"application/json"
         self._must_finish = self._lines and status == 200 and _COMPLETIONS.search(path) is not None

@@ -1,22 +1,22 @@
-"""The first step: may this request come in? A key, then a place under the concurrency limit."""
+"""Admit: may this request come in? A key, then a place under the concurrency limit."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tuna_router.admission import Ticket
 from tuna_router.auth import Role
 from tuna_router.core import Core
-from tuna_router.envelope import Headers, error_body
+from tuna_router.envelope import error_body
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An answer instead of service."""
+    """An answer instead of service; `lines` are headers as they are on the wire."""
 
     status: int
     body: bytes
-    headers: Headers = field(default_factory=list)
+    lines: bytes = b""
 
 
 def unauthorized(presented: bool) -> Refusal:
@@ -25,7 +25,7 @@ def unauthorized(presented: bool) -> Refusal:
     body = error_body(
         message, "invalid_request_error", "invalid_api_key", hint="send Authorization: Bearer KEY or x-api-key: KEY"
     )
-    return Refusal(401, body, [(b"www-authenticate", b"Bearer")])
+    return Refusal(401, body, b"www-authenticate: Bearer\r\n")
 
 
 def admit(core: Core, key: bytes | None) -> Ticket | Refusal:
@@ -37,5 +37,6 @@ def admit(core: Core, key: bytes | None) -> Ticket | Refusal:
     if ticket is None:
         core.meter.rejected += 1
         message = f"The router already serves its limit of {core.admission.limit} requests."
-        return Refusal(429, error_body(message, "rate_limit_error", "concurrency_limit"), [(b"retry-after", b"1")])
+        body = error_body(message, "rate_limit_error", "concurrency_limit")
+        return Refusal(429, body, b"retry-after: 1\r\n")
     return ticket

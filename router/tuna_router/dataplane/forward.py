@@ -1,5 +1,5 @@
-"""One attempt at one backend, up to the first byte of the body: until then nothing was sent to the
-client, and another backend may be tried.
+"""Forward: one attempt at one backend, up to the first byte of the body. Until then nothing was sent to
+the client, and another backend may be tried.
 
 The first *body* byte, not the head: a vLLM answers 200 long before it schedules the request.
 """
@@ -7,75 +7,60 @@ The first *body* byte, not the head: a vLLM answers 200 long before it schedules
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
-from tuna_router.dataplane.account import begins_with_an_error, content_type
-from tuna_router.dataplane.headers import Headers
-from tuna_router.dataplane.intake import Body
-from tuna_router.dataplane.upstream import BackendLost, Response, Upstream, read_capped
-from tuna_router.settings import BackendSettings
+from tuna_router.dataplane.account import begins_with_an_error
+from tuna_router.dataplane.connection import BackendLost, Connection
+from tuna_router.dataplane.response_head import Framing, ResponseHead
+from tuna_router.dataplane.route import Route
+from tuna_router.dataplane.upstream import Upstream
 
-WHOLE_CAP_BYTES = 1024 * 1024
+WHOLE_CAP_BYTES: Final = 1024 * 1024
 """JSON answers up to this size are taken whole before anything is sent, so that half of one is retried."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A request as one backend gets it."""
-
-    method: str
-    target: bytes
-    headers: Headers
-    body: Body
 
 
 @dataclass(slots=True)
 class Answered:
-    """The backend answers. `pieces` is what comes after `first`, or None when that was all.
+    """The backend answers: `first` is the first of its body, `raw` the same as it was framed.
 
-    `hollow`: it is an error all the same (an event stream that begins with an error).
+    `connection` brings the rest; it is None when that was all. `hollow`: it is an error all the same
+    (an event stream that begins with one).
     """
 
-    status: int
-    headers: Headers
+    head: ResponseHead
     first: bytes
-    pieces: AsyncIterator[bytes] | None
-    response: Response
+    raw: bytes
+    connection: Connection | None
     hollow: bool = False
 
-    @property
-    def is_sse(self) -> bool:
-        """True for an event stream that we can end with an event of ours."""
-        return content_type(self.headers) == b"text/event-stream"
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Refused:
     """A status that another backend may not give; complete, so that it can be passed on if none does."""
 
-    status: int
-    headers: Headers
+    head: ResponseHead
     body: bytes
 
     @property
     def reason(self) -> str:
         """For people."""
-        return f"status {self.status}"
+        return f"status {self.head.status}"
 
     @property
     def gone(self) -> bool:
         """True when nobody is there behind the endpoint."""
-        return self.status in (502, 503, 504) and not self.busy
+        return self.head.status in (502, 503, 504) and not self.busy
 
     @property
     def busy(self) -> bool:
         """True when it is well but has no room: also vLLM's full queue, which is a 503."""
-        return self.status in (408, 429) or (self.status == 503 and b"currently busy" in self.body)
+        status = self.head.status
+        return status in (408, 429) or (status == 503 and b"currently busy" in self.body)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Failed:
     """No answer. `gone`: nobody is there. `again`: a second connection may do better."""
 
@@ -85,59 +70,132 @@ class Failed:
     timed_out: bool = False
 
 
+Result = Answered | Refused | Failed
+
+
 def is_retryable(status: int) -> bool:
     """408, 429 and every 5xx: vLLM's drain is a 500."""
     return status in (408, 429) or status >= 500
 
 
-async def open_answer(
-    upstream: Upstream,
-    backend: BackendSettings,
-    outgoing: Outgoing,
-    *,
-    connect_timeout_s: float,
-    first_byte_timeout_s: float,
-) -> Answered | Refused | Failed:
-    """Try one backend. The caller closes `Answered.response`; in all other cases everything is closed."""
-    try:
-        async with asyncio.timeout(first_byte_timeout_s):
-            response = await upstream.open(
-                backend,
-                outgoing.method,
-                outgoing.target,
-                outgoing.headers,
-                outgoing.body.content(),
-                connect_timeout_s=connect_timeout_s,
-            )
-            async with contextlib.AsyncExitStack() as stack:
-                stack.push_async_callback(response.aclose)
-                result = await _up_to_first_byte(response)
-                if isinstance(result, Answered):
-                    stack.pop_all()
-                return result
-    except TimeoutError:
-        return Failed(f"no byte in {first_byte_timeout_s:g} s", gone=False, timed_out=True)
-    except BackendLost as error:
-        return Failed(error.reason, error.gone, error.again, error.timed_out)
+class Forward:
+    """One attempt. `done` is called once with its result; in all cases but `Answered` everything is closed."""
 
+    __slots__ = ("_body", "_collects", "_connection", "_dialling", "_done", "_pieces", "_ready", "_to_head", "more")
 
-async def _up_to_first_byte(response: Response) -> Answered | Refused | Failed:
-    status, headers, pieces = response.status, response.headers, response.pieces
-    if not 200 <= status < 600:
-        return Failed(f"status {status}", gone=False)
-    if is_retryable(status):
-        try:
-            return Refused(status, headers, await read_capped(pieces, WHOLE_CAP_BYTES))
-        except ValueError:
-            return Failed(f"status {status}, with an endless body", gone=False)
-    kind = content_type(headers)
-    length = next((value for name, value in headers if name.lower() == b"content-length"), b"")
-    if kind == b"application/json" and length.isdigit() and int(length) <= WHOLE_CAP_BYTES:
-        return Answered(status, headers, await read_capped(pieces, WHOLE_CAP_BYTES), None, response)
-    async for piece in pieces:
+    def __init__(
+        self, pieces: list[bytes], done: Callable[[Result], None], *, to_head: bool, more: bool = False
+    ) -> None:
+        self._pieces = pieces
+        self._done = done
+        self._to_head = to_head
+        self._body: list[bytes] | None = None
+        self._collects = 0
+        self._connection: Connection | None = None
+        self._dialling: asyncio.Task[None] | None = None
+        self._ready: Callable[[bool], None] | None = None
+        self.more = more
+        """True while the rest of the request's body is still to come, by `write`."""
+
+    def start(self, upstream: Upstream, route: Route, connect_timeout_s: float) -> None:
+        """Send the request on a kept connection, or on a new one."""
+        connection = upstream.idle(route)
+        if connection is not None:
+            self.connected(connection)
+        else:
+            self._dialling = upstream.dial(route, self, connect_timeout_s)
+
+    def when_writable(self, ready: Callable[[bool], None]) -> None:
+        """`ready` is told whether the backend takes more of the request's body."""
+        self._ready = ready
+
+    def write(self, piece: bytes, *, more: bool) -> None:
+        """The next piece of the request's body, framed."""
+        self.more = more
+        if self._connection is not None:
+            self._connection.write(piece, more=more)
+        elif self._dialling is not None:
+            self._pieces.append(piece)
+
+    def cancel(self) -> None:
+        """Give up: nobody waits any more."""
+        connection, self._connection = self._connection, None
+        if self._dialling is not None and connection is None:
+            self._dialling.cancel()
+        if connection is not None:
+            connection.drop()
+
+    def time_out(self, seconds: float) -> None:
+        """Its time is over without a byte."""
+        self.cancel()
+        self._done(Failed(f"no byte in {seconds:g} s", gone=False, timed_out=True))
+
+    # The connection's listener
+
+    def connected(self, connection: Connection) -> None:
+        """A connection was made."""
+        self._dialling = None
+        self._connection = connection
+        connection.send(self, self._pieces, to_head=self._to_head, more=self.more)
+        if self._ready is not None:
+            self._ready(True)
+
+    def lost(self, error: BackendLost) -> None:
+        """Connecting failed, or the connection is gone."""
+        self._connection = None
+        self._dialling = None
+        self._done(Failed(error.reason, error.gone, error.again, error.timed_out))
+
+    def writable(self, ready: bool) -> None:
+        """The backend takes more of the request's body, or none for now."""
+        if self._ready is not None:
+            self._ready(ready)
+
+    def answer(self, connection: Connection) -> None:
+        """Bytes came."""
+        head, piece, ended = connection.head, connection.payload, connection.ended
+        assert head is not None
+        if self._body is not None:
+            self._collect(head, piece, ended)
+            return
+        status, kind = head.status, head.content_type
+        if not 200 <= status < 600:
+            self._fail(f"status {status}", ended)
+        elif is_retryable(status):
+            self._body = []
+            self._collect(head, piece, ended)
+        elif kind == b"application/json" and head.framing is Framing.LENGTH and head.length <= WHOLE_CAP_BYTES:
+            self._body = []
+            self._collect(head, piece, ended)
+        elif piece:
+            hollow = kind == b"text/event-stream" and begins_with_an_error(piece)
+            kept = None if ended else connection
+            if ended or not self.more:
+                self._connection = None
+            self._done(Answered(head, piece, connection.raw, kept, hollow))
+        elif ended:
+            self._connection = None
+            if kind == b"text/event-stream" and status == 200 and not self._to_head:
+                self._done(Failed("an empty stream", gone=False))
+            else:
+                self._done(Answered(head, b"", b"", None))
+
+    def _collect(self, head: ResponseHead, piece: bytes, ended: bool) -> None:
+        body = self._body
+        assert body is not None
         if piece:
-            sse = kind == b"text/event-stream"
-            return Answered(status, headers, piece, pieces, response, hollow=sse and begins_with_an_error(piece))
-    if kind == b"text/event-stream" and status == 200:
-        return Failed("an empty stream", gone=False)
-    return Answered(status, headers, b"", None, response)
+            body.append(piece)
+            self._collects += len(piece)
+        retryable = is_retryable(head.status)
+        if retryable and self._collects > WHOLE_CAP_BYTES:
+            self._fail(f"status {head.status}, with an endless body", ended)
+        elif ended:
+            self._connection = None
+            whole = b"".join(body)
+            self._done(Refused(head, whole) if retryable else Answered(head, whole, whole, None))
+
+    def _fail(self, reason: str, ended: bool) -> None:
+        if ended:
+            self._connection = None
+        self.cancel()
+        self._done(Failed(reason, gone=False))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import random
 import re
-import uuid
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -20,6 +21,7 @@ HOP_BY_HOP: Final = frozenset(
         b"trailer",
         b"transfer-encoding",
         b"upgrade",
+        b"http2-settings",
     }
 )
 _NOT_UPSTREAM: Final = HOP_BY_HOP | {
@@ -30,55 +32,47 @@ _NOT_UPSTREAM: Final = HOP_BY_HOP | {
     b"expect",
     b"x-request-id",
 }
-_NOT_DOWNSTREAM: Final = HOP_BY_HOP | {b"x-tuna-backend", b"x-tuna-attempts", b"x-request-id"}
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+# Unique, not secret: a generator of our own spares a system call for each request.
+_random = random.Random(os.urandom(32))
 
 
-def nominated(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
-    """The headers that a `Connection` header declares to be for this hop only."""
-    names: set[bytes] = set()
-    for name, value in headers:
-        if name.lower() == b"connection":
-            names.update(token.strip().lower() for token in value.split(b","))
-    return frozenset(names)
-
-
-def upstream_headers(
-    client: Iterable[tuple[bytes, bytes]], own: Mapping[str, str], request_id: bytes, key: bytes | None
-) -> Headers:
+def upstream_lines(
+    client: Iterable[tuple[bytes, bytes]],
+    own_names: frozenset[bytes],
+    own_lines: bytes,
+    request_id: bytes,
+    key: bytes | None,
+    nominated: frozenset[bytes] = frozenset(),
+) -> bytes:
     """What a backend gets: the client's headers without its key, and the backend's own set over them.
 
-    `key` is the client's key for this router: no header that carries it leaves, whatever its name.
+    `client` has lower-case names; `own_names` and `own_lines` are the backend's own headers; `nominated`
+    are the headers that the client's `Connection` declares to be for this hop only. `key` is the client's
+    key for this router: no header that carries it leaves, whatever its name.
     """
-    client = list(client)
-    set_here = {name.lower().encode(): value.encode() for name, value in own.items()}
-    dropped = _NOT_UPSTREAM | nominated(client) | set_here.keys()
-    passed = [(n, v) for n, v in client if n not in dropped and not (key and key in v)]
-    return [*passed, *set_here.items(), (b"x-request-id", request_id)]
+    dropped = _NOT_UPSTREAM
+    if own_names or nominated:
+        dropped = dropped | own_names | nominated
+    lines = [b"%b: %b\r\n" % pair for pair in client if pair[0] not in dropped]
+    passed = b"".join(lines)
+    if key and key in passed:
+        passed = b"".join([line for line in lines if key not in line])
+    return b"%bx-request-id: %b\r\n%b" % (passed, request_id, own_lines)
 
 
-def downstream_headers(
-    backend: Iterable[tuple[bytes, bytes]], name: str, attempts: int, request_id: bytes, *, bodiless: bool = False
-) -> Headers:
-    """What the client gets: the backend's headers, and who answered after how many attempts.
-
-    `bodiless` is for 204 and 304, whose content-length speaks of a body that is not sent.
-    """
-    backend = list(backend)
-    dropped = _NOT_DOWNSTREAM | nominated(backend) | ({b"content-length"} if bodiless else set())
-    passed = [(n, v) for n, v in backend if n.lower() not in dropped]
-    return [*passed, *own_headers(name, attempts, request_id)]
+def lines_of(headers: Mapping[str, str]) -> bytes:
+    """Configured headers as they are on the wire."""
+    return b"".join(b"%b: %b\r\n" % (name.lower().encode(), value.encode()) for name, value in headers.items())
 
 
-def own_headers(name: str | None, attempts: int, request_id: bytes) -> Headers:
-    """The headers that the router adds."""
-    backend = [(b"x-tuna-backend", name.encode())] if name is not None else []
-    return [*backend, (b"x-tuna-attempts", str(attempts).encode()), (b"x-request-id", request_id)]
+def own_lines(backend_line: bytes, attempts: int, request_id: bytes) -> bytes:
+    """The headers that the router adds to an answer; `backend_line` names the backend, or is empty."""
+    return b"%bx-tuna-attempts: %d\r\nx-request-id: %b\r\n" % (backend_line, attempts, request_id)
 
 
-def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+def request_id_of(given: bytes | None) -> bytes:
     """The client's x-request-id where it is a sane one, else a new one."""
-    for name, value in headers:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return value
-    return uuid.uuid4().hex.encode()
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given
+    return b"%032x" % _random.getrandbits(128)

@@ -1,78 +1,178 @@
-"""The last step: bytes to the client as they come; and when they stop coming, an end that says so."""
+"""Relay: bytes to the client as they come, each read in the turn of the loop in which it came; and when
+they stop coming, an end that says so.
+
+Where both sides speak chunks, the backend's framing is passed on as it is; the terminator is written
+here, so that a stream that ends without a finish can still be given an error event.
+"""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from tuna_router.dataplane.account import Reader
+from tuna_router.dataplane.chunked import END
+from tuna_router.dataplane.client import ClientConnection
+from tuna_router.dataplane.connection import BackendLost, Connection
 from tuna_router.dataplane.forward import Answered
-from tuna_router.dataplane.intake import Presence
-from tuna_router.dataplane.upstream import BackendLost
-from tuna_router.envelope import Headers, Send, error_event
+from tuna_router.dataplane.response_head import Framing
+from tuna_router.envelope import error_event
 
-_LAST_WORD_S = 1.0
+_RAW, _CHUNK, _PLAIN = range(3)
+_EVENTS: Final = b"text/event-stream"
 
 
-async def relay(
-    send: Send,
-    answer: Answered,
-    head: Headers,
-    reader: Reader,
-    presence: Presence,
-    *,
-    idle_s: float,
-    total_s: float,
-    done: Callable[[str | None], None],
-) -> None:
-    """Pass an answer on. `done` is called with None, or with what broke it after its first byte.
+class Relay:
+    """Passes one answer on, from its first byte to its end.
 
-    It is called before the last bytes are sent, so that whoever has read them finds the request
-    counted and its place free.
-
-    A broken event stream ends with an error event. Anything else that breaks is left incomplete, upon
-    which the server closes the connection and the client notices. A stall is either side's: nothing
-    read or written for `idle_s`, or not done in `total_s`.
+    `done` is called once, with None or with what broke it, before the last bytes are sent: whoever has
+    read them finds the request counted and its place free. A stall is either side's: nothing read or
+    written for `idle_s`, or not done by `end_at` on the connection's clock.
     """
-    reader.feed(answer.first)
-    await send({"type": "http.response.start", "status": answer.status, "headers": head})
-    if answer.pieces is None:
-        done(None)
-        await send({"type": "http.response.body", "body": answer.first, "more_body": False})
-        return
-    last = answer.first[-4:]
-    now = asyncio.get_running_loop().time
-    end_at = now() + total_s
-    broken: str | None = None
-    try:
-        async with asyncio.timeout(min(idle_s, total_s)) as patience:
-            await send({"type": "http.response.body", "body": answer.first, "more_body": True})
-            async for piece in answer.pieces:
-                patience.reschedule(min(now() + idle_s, end_at))
-                reader.feed(piece)
-                last = (last + piece)[-4:]
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-    except TimeoutError:
-        broken = "it stalled"
-    except BackendLost as error:
-        broken = error.reason
-    except asyncio.CancelledError:
-        if answer.is_sse and not presence.gone:
-            await _finish(send, error_event("The router is stopping.", "router_stopping", last))
-        raise
-    if broken is None and reader.cut_short:
-        broken = "the stream ended without a finish"
-    done(broken)
-    if broken is None:
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-    elif answer.is_sse:
-        message = f"The backend broke off in the middle of its answer: {broken}."
-        await _finish(send, error_event(message, "stream_broken", last))
 
+    __slots__ = ("_client", "_done", "_end_at", "_idle_s", "_is_sse", "_last", "_mode", "_reader", "_source")
 
-async def _finish(send: Send, body: bytes) -> None:
-    try:
-        async with asyncio.timeout(_LAST_WORD_S):
-            await send({"type": "http.response.body", "body": body, "more_body": False})
-    except TimeoutError:
-        return  # the client does not read; closing is all that is left
+    def __init__(
+        self,
+        client: ClientConnection,
+        reader: Reader,
+        done: Callable[[str | None], None],
+        *,
+        idle_s: float,
+        end_at: float,
+    ) -> None:
+        self._client = client
+        self._reader = reader
+        self._done = done
+        self._idle_s = idle_s
+        self._end_at = end_at
+        self._source: Connection | None = None
+        self._mode = _PLAIN
+        self._is_sse = False
+        self._last = b""
+
+    def start(self, answer: Answered, own_lines: bytes) -> None:
+        """Send the head and the first bytes."""
+        client, head, first = self._client, answer.head, answer.first
+        request = client.head
+        assert request is not None
+        framing = head.framing
+        lines = head.lines
+        if framing is Framing.CHUNKED or framing is Framing.CLOSE:
+            if request.http10:
+                client.closing = True
+            else:
+                self._mode = _RAW if framing is Framing.CHUNKED else _CHUNK
+                lines += b"transfer-encoding: chunked\r\n"
+        elif framing is Framing.NONE and head.length == 0 and request.method != b"HEAD":
+            if head.status not in (204, 304) and b"content-length" not in head.special:
+                lines += b"content-length: 0\r\n"
+        if answer.connection is not None and not client.body_is_complete:
+            client.closing = True
+        begin = b"%b%b%b%b\r\n" % (head.start_line, lines, own_lines, client.connection_line)
+        if first:
+            self._reader.feed(first)
+            self._last = first[-4:]
+        self._is_sse = head.content_type == _EVENTS
+        source = answer.connection
+        if source is None:
+            self._finish(begin, first, answer.raw)
+            return
+        self._source = source
+        source.listen(self)
+        if client.write_paused:
+            source.pause(True)
+        client.write(begin + self._framed(first, answer.raw))
+        self._patience()
+
+    def answer(self, connection: Connection) -> None:
+        """The backend's next bytes."""
+        payload = connection.payload
+        if payload:
+            self._reader.feed(payload)
+            self._last = payload[-4:] if len(payload) >= 4 else (self._last + payload)[-4:]
+        if connection.ended:
+            self._finish(b"", payload, connection.raw)
+        elif payload or connection.raw:
+            self._client.write(self._framed(payload, connection.raw))
+            self._patience()
+
+    def lost(self, error: BackendLost) -> None:
+        """The backend broke off."""
+        self.break_off(error.reason)
+
+    def paused(self, paused: bool) -> None:
+        """The client takes no more for now; or it does again."""
+        if self._source is not None:
+            self._source.pause(paused)
+            self._patience()
+
+    def cancel(self) -> None:
+        """The client is gone: so is the reason to work."""
+        source, self._source = self._source, None
+        if source is not None:
+            source.drop()
+
+    def break_off(self, reason: str, message: str | None = None, code: str = "stream_broken") -> None:
+        """End an incomplete answer: an event stream with an error event, anything else incomplete."""
+        source = self._source
+        assert source is not None
+        self.cancel()
+        end = None
+        if self._is_sse:
+            text = message or f"The backend broke off in the middle of its answer: {reason}."
+            end = self._last_word(source, error_event(text, code, self._last))
+        self._done(reason)
+        if end is None:
+            self._client.cut(framed=self._mode != _PLAIN or source.head_framing is Framing.LENGTH)
+        else:
+            self._client.write(end)
+            self._client.finish(keep=self._mode != _PLAIN)
+
+    def connected(self, connection: Connection) -> None:
+        """It is."""
+
+    def writable(self, ready: bool) -> None:
+        """Of a request body that still flows while the answer comes already."""
+        self._client.pause_reading(not ready)
+
+    def _finish(self, begin: bytes, payload: bytes, raw: bytes) -> None:
+        """The backend's answer is complete, `payload` being its last bytes."""
+        self._source = None
+        broken = "the stream ended without a finish" if self._reader.cut_short else None
+        end = self._framed(payload, raw)
+        if broken is not None and (self._mode != _PLAIN or self._client.closing):
+            message = f"The backend broke off in the middle of its answer: {broken}."
+            event = error_event(message, "stream_broken", self._last)
+            end += self._framed(event, b"%x\r\n%b\r\n" % (len(event), event))
+        self._done(broken)
+        tail = END if self._mode != _PLAIN else b""
+        if begin or end or tail:
+            self._client.write(begin + end + tail)
+        self._client.finish()
+
+    def _last_word(self, source: Connection, event: bytes) -> bytes | None:
+        """`event` and the end of the body, framed; None where the framing leaves no room for it."""
+        if self._mode == _PLAIN:
+            return None if source.head_framing is Framing.LENGTH else event
+        closing = b""
+        if self._mode == _RAW:
+            chunked = source.chunked
+            assert chunked is not None
+            filled = chunked.closing()
+            if filled is None:
+                return None
+            closing = filled
+        return b"%b%x\r\n%b\r\n%b" % (closing, len(event), event, END)
+
+    def _framed(self, payload: bytes, raw: bytes) -> bytes:
+        if self._mode == _RAW:
+            return raw
+        if self._mode == _CHUNK:
+            return b"%x\r\n%b\r\n" % (len(payload), payload) if payload else b""
+        return payload
+
+    def _patience(self) -> None:
+        timer = self._client.timer
+        now = timer.now()
+        timer.set_at(min(now + self._idle_s, self._end_at))

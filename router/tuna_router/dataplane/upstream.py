@@ -1,106 +1,86 @@
-"""Connections to backends. The only module that knows by which library they are made.
-
-It is httpcore itself rather than httpx over it: a proxy wants none of what the client adds (default
-headers, a cookie jar, redirects, proxies from the environment, a log line a request), and a start
-without it is a third shorter.
-"""
+"""The connections of one router to its backends, pooled by origin. TLS is set up when first needed."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import socket
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+import time
 from typing import Final
-from urllib.parse import urlsplit
 
-import certifi
-import httpcore
-
-from tuna_router.dataplane.headers import Headers
+from tuna_router.dataplane.connection import BackendLost, Connection, Listener
+from tuna_router.dataplane.route import Route
 from tuna_router.settings import BackendSettings
 
 _KEPT_CONNECTIONS: Final = 1024
 # Below the 5 s after which uvicorn, and so vLLM, closes an idle connection.
 _KEPT_S: Final = 4.0
-_BODY_METHODS: Final = frozenset({"POST", "PUT", "PATCH"})
+
+Origin = tuple[str, int, bool]
 
 
-class BackendLost(Exception):
-    """No answer, or half of one. `reason` is for people and names no address.
+class Pool:
+    """The connections to one origin; the idle ones are taken last in, first out."""
 
-    `gone`: nobody is there. `again`: a second connection may do better.
-    """
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+        self.connections: set[Connection] = set()
+        self.idle: dict[Connection, None] = {}
 
-    def __init__(self, reason: str, *, gone: bool, again: bool = False, timed_out: bool = False) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.gone = gone
-        self.again = again
-        self.timed_out = timed_out
+    def take(self) -> Connection | None:
+        """An idle connection, no longer idle."""
+        while self.idle:
+            connection, _ = self.idle.popitem()
+            if time.monotonic() - connection.idle_since < _KEPT_S:
+                return connection
+            connection.drop()
+        return None
 
+    def opened(self, connection: Connection) -> None:
+        """A connection was made."""
+        self.connections.add(connection)
 
-class Response:
-    """An answer whose head is there; `pieces` is the body as it comes off the wire, one piece a read."""
+    def give_back(self, connection: Connection) -> None:
+        """A connection after a clean end."""
+        if len(self.idle) >= _KEPT_CONNECTIONS:
+            connection.drop()
+            return
+        connection.idle_since = time.monotonic()
+        self.idle[connection] = None
 
-    def __init__(self, inner: httpcore.Response) -> None:
-        self.status = inner.status
-        self.headers: Headers = inner.headers
-        self.pieces = self._read(inner)
-        self._inner = inner
-
-    async def aclose(self) -> None:
-        """Give the connection back, or close it where the body was not read to its end."""
-        await self._inner.aclose()
-
-    @staticmethod
-    async def _read(inner: httpcore.Response) -> AsyncIterator[bytes]:
-        assert isinstance(inner.stream, AsyncIterable)
-        try:
-            async for piece in inner.stream:
-                yield piece
-        except _ERRORS as error:
-            raise _lost(error) from error
-
-
-@dataclass(frozen=True, slots=True)
-class _Origin:
-    """A backend's URL, taken apart."""
-
-    scheme: bytes
-    host: bytes
-    port: int | None
-    path: bytes
-    host_header: bytes
+    def forget(self, connection: Connection) -> None:
+        """It is closed."""
+        self.connections.discard(connection)
+        self.idle.pop(connection, None)
 
 
 class Upstream:
-    """The pooled connections of one router; TLS is set up when first needed."""
+    """All of them."""
 
     def __init__(self) -> None:
-        self._plain = _Pool(None)
-        self._tls: httpcore.AsyncConnectionPool | None = None
+        self._pools: dict[Origin, Pool] = {}
+        self._tls: asyncio.Task[ssl.SSLContext] | None = None
 
-    async def open(
-        self,
-        backend: BackendSettings,
-        method: str,
-        target: bytes,
-        headers: Sequence[tuple[bytes, bytes]],
-        content: bytes | AsyncIterator[bytes],
-        *,
-        connect_timeout_s: float,
-    ) -> Response:
-        """Send a request and return when the answer's head is there; the caller closes it.
+    def idle(self, route: Route) -> Connection | None:
+        """A connection that waits for a request to this backend, if there is one."""
+        pool = self._pools.get(route.origin)
+        return pool.take() if pool is not None else None
 
-        `target` is path and query as the client wrote them. Has no deadline of its own but that for
-        connecting. Raises BackendLost.
-        """
-        return await self._send(
-            backend.url, method, target, headers, content, connect_timeout_s=connect_timeout_s, join=True
-        )
+    def dial(self, route: Route, listener: Listener, timeout_s: float) -> asyncio.Task[None]:
+        """Open a connection and tell the listener; cancel the task to give up."""
+        return asyncio.get_running_loop().create_task(self._dial(route, listener, timeout_s))
+
+    @property
+    def connections(self) -> list[Connection]:
+        """Every open connection."""
+        return [connection for pool in self._pools.values() for connection in pool.connections]
+
+    @property
+    def idle_count(self) -> int:
+        """How many of them wait for a request."""
+        return sum(len(pool.idle) for pool in self._pools.values())
 
     async def fetch(
         self,
@@ -116,142 +96,111 @@ class Upstream:
 
         Raises TimeoutError, BackendLost, or ValueError when the answer is above `cap_bytes`.
         """
-        headers = [(name.encode(), value.encode()) for name, value in backend.headers.items()]
+        route = Route(backend, url)
+        lines = route.own_lines
         if body:
-            headers.append((b"content-type", b"application/json"))
-        async with asyncio.timeout(timeout_s):
-            response = await self._send(url, method, b"", headers, body, connect_timeout_s=timeout_s, join=False)
-            try:
-                return response.status, await read_capped(response.pieces, cap_bytes)
-            finally:
-                await response.aclose()
+            lines += b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
+        request = route.request(method.encode(), b"" if route.base else b"/", lines)
+        fetch = _Fetch([request, body] if body else [request], cap_bytes)
+        dialling = None
+        try:
+            async with asyncio.timeout(timeout_s):
+                connection = self.idle(route)
+                if connection is not None:
+                    fetch.connected(connection)
+                else:
+                    dialling = self.dial(route, fetch, timeout_s)
+                return await fetch.result
+        finally:
+            fetch.give_up()
+            if dialling is not None and not dialling.done():
+                dialling.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await dialling
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._plain.aclose()
-        if self._tls is not None:
-            await self._tls.aclose()
+        for connection in self.connections:
+            connection.drop()
+        self._pools.clear()
+        if self._tls is not None and not self._tls.done():
+            self._tls.cancel()
 
-    async def _send(
-        self,
-        url: str,
-        method: str,
-        target: bytes,
-        headers: Sequence[tuple[bytes, bytes]],
-        content: bytes | AsyncIterator[bytes],
-        *,
-        connect_timeout_s: float,
-        join: bool,
-    ) -> Response:
-        origin = _origin(url)
-        head = [(b"host", origin.host_header), *headers]
-        if not isinstance(content, bytes):
-            if not any(name == b"content-length" for name, _ in headers):
-                head.append((b"transfer-encoding", b"chunked"))
-        elif content or method in _BODY_METHODS:
-            head.append((b"content-length", str(len(content)).encode()))
-        request = httpcore.Request(
-            method,
-            httpcore.URL(
-                scheme=origin.scheme,
-                host=origin.host,
-                port=origin.port,
-                target=joined(origin.path, target) if join else origin.path or b"/",
-            ),
-            headers=head,
-            content=content,
-            extensions={"timeout": {"connect": connect_timeout_s, "pool": connect_timeout_s}},
-        )
+    def sweep(self) -> None:
+        """Close what has been idle for too long."""
+        oldest = time.monotonic() - _KEPT_S
+        for origin, pool in list(self._pools.items()):
+            for connection in [c for c in pool.idle if c.idle_since < oldest]:
+                connection.drop()
+            if not pool.connections:
+                del self._pools[origin]
+
+    async def _dial(self, route: Route, listener: Listener, timeout_s: float) -> None:
+        host, port, secure = route.origin
+        loop = asyncio.get_running_loop()
         try:
-            return Response(await self._pool(origin.scheme).handle_async_request(request))
-        except _ERRORS as error:
-            raise _lost(error) from error
+            async with asyncio.timeout(timeout_s):
+                context = await asyncio.shield(self._trust()) if secure else None
+                pool = self._pools.setdefault(route.origin, Pool(route.origin))
+                factory = functools.partial(Connection, pool)
+                _, connection = await loop.create_connection(factory, host, port, ssl=context)
+        except TimeoutError:
+            listener.lost(BackendLost("connecting took too long", gone=True, timed_out=True))
+        except (OSError, UnicodeError) as error:  # ssl.SSLError is an OSError
+            listener.lost(BackendLost(_why_not_connected(error), gone=True, again=True))
+        else:
+            listener.connected(connection)
 
-    def _pool(self, scheme: bytes) -> httpcore.AsyncConnectionPool:
-        if scheme == b"http":
-            return self._plain
+    def _trust(self) -> asyncio.Task[ssl.SSLContext]:
         if self._tls is None:
-            self._tls = _Pool(_trusting())
+            # In a thread: reading the certificates takes tens of milliseconds, in which streams must flow.
+            self._tls = asyncio.get_running_loop().create_task(asyncio.to_thread(_trusting))
         return self._tls
 
 
-async def read_capped(pieces: AsyncIterator[bytes], cap_bytes: int) -> bytes:
-    """All of a body. Raises ValueError above `cap_bytes`."""
-    body = bytearray()
-    async for piece in pieces:
-        body += piece
-        if len(body) > cap_bytes:
-            raise ValueError(f"an answer of more than {cap_bytes} bytes")
-    return bytes(body)
+class _Fetch:
+    """The listener of one small request of our own."""
 
+    def __init__(self, pieces: list[bytes], cap_bytes: int) -> None:
+        self.result: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+        self._pieces = pieces
+        self._cap_bytes = cap_bytes
+        self._body = bytearray()
+        self._connection: Connection | None = None
 
-def joined(base: bytes, target: bytes) -> bytes:
-    """The backend's path and the client's; a base that ends in /v1 is not doubled."""
-    base = base.rstrip(b"/")
-    if base.endswith(b"/v1") and (target == b"/v1" or target.startswith((b"/v1/", b"/v1?"))):
-        base = base[:-3]
-    return base + target
+    def connected(self, connection: Connection) -> None:
+        self._connection = connection
+        connection.send(self, self._pieces)
 
+    def answer(self, connection: Connection) -> None:
+        self._body += connection.payload
+        if connection.ended:
+            self._connection = None
+        if self.result.done():
+            return
+        if len(self._body) > self._cap_bytes:
+            self.result.set_exception(ValueError(f"an answer of more than {self._cap_bytes} bytes"))
+        elif connection.ended:
+            assert connection.head is not None
+            self.result.set_result((connection.head.status, bytes(self._body)))
 
-class _Connection(httpcore.AsyncHTTPConnection):
-    """httpcore's connection, closed when it was opened for a request that is cancelled before using it.
+    def lost(self, error: BackendLost) -> None:
+        self._connection = None
+        if not self.result.done():
+            self.result.set_exception(error)
 
-    httpcore 1.0.9 then keeps it open and counted for ever (state NEW: neither idle nor closed); to go when
-    encode/httpcore issue 1093 is mended (pull request 1099).
-    """
+    def writable(self, ready: bool) -> None:
+        """Its requests are small."""
 
-    async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
-        try:
-            return await super().handle_async_request(request)
-        except asyncio.CancelledError:
-            if "Request Count: 0" in self.info():
-                await self.aclose()
-            raise
-
-
-class _Pool(httpcore.AsyncConnectionPool):
-    def __init__(self, context: ssl.SSLContext | None) -> None:
-        super().__init__(
-            context, max_connections=None, max_keepalive_connections=_KEPT_CONNECTIONS, keepalive_expiry=_KEPT_S
-        )
-        self._context = context
-
-    def create_connection(self, origin: httpcore.Origin) -> httpcore.AsyncConnectionInterface:
-        return _Connection(origin, ssl_context=self._context, keepalive_expiry=_KEPT_S)
-
-
-@lru_cache(maxsize=1024)
-def _origin(url: str) -> _Origin:
-    parts = urlsplit(url)
-    name = parts.hostname or ""
-    host = name.encode() if name.isascii() else name.encode("idna")
-    shown = b"[%s]" % host if b":" in host else host
-    default = {"http": 80, "https": 443}[parts.scheme]
-    if parts.port not in (None, default):
-        shown += b":%d" % parts.port
-    path = parts.path + (f"?{parts.query}" if parts.query else "")
-    return _Origin(parts.scheme.encode(), host, parts.port, path.encode(), shown)
-
-
-_ERRORS = (
-    httpcore.NetworkError,
-    httpcore.ProtocolError,
-    httpcore.TimeoutException,
-    httpcore.UnsupportedProtocol,
-    httpcore.ConnectionNotAvailable,
-)
-
-
-def _lost(error: Exception) -> BackendLost:
-    match error:
-        case httpcore.ConnectTimeout() | httpcore.PoolTimeout():
-            return BackendLost("connecting took too long", gone=True, timed_out=True)
-        case httpcore.ConnectError():
-            return BackendLost(_why_not_connected(error), gone=True, again=True)
-        case httpcore.LocalProtocolError() | httpcore.UnsupportedProtocol():
-            return BackendLost("the request can't be sent", gone=False)
-        case _:
-            return BackendLost("connection lost", gone=True, again=True)
+    def give_up(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.drop()
+        if self.result.done():
+            if not self.result.cancelled():
+                self.result.exception()  # it was, or will be, raised where it is awaited
+        else:
+            self.result.cancel()
 
 
 def _why_not_connected(error: BaseException) -> str:
@@ -269,6 +218,9 @@ def _why_not_connected(error: BaseException) -> str:
 
 def _trusting() -> ssl.SSLContext:
     """The system's certificates (or SSL_CERT_FILE's), and certifi's for images that have none."""
+    import certifi
+
     context = ssl.create_default_context()
     context.load_verify_locations(certifi.where())
+    context.set_alpn_protocols(["http/1.1"])
     return context

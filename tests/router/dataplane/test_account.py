@@ -10,8 +10,8 @@ from tuna_router.dataplane.account import Reader, begins_with_an_error
 from tuna_router.envelope import error_event
 from tuna_router.meter import Tokens
 
-SSE = [(b"Content-Type", b"text/event-stream; charset=utf-8")]
-JSON = [(b"content-type", b"application/json")]
+SSE = b"text/event-stream"
+JSON = b"application/json"
 CHAT = b"/v1/chat/completions"
 ROLE = b'data: {"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
 TOKEN = b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":null}]}\n\n'

@@ -221,10 +221,10 @@ async def test_hundreds_of_clients_that_hang_up_anywhere_leave_nothing_behind(
     assert tally.cancelled > 0
     assert router.router.core.admission.in_flight == 0
     assert router.router.core.fleet["serverless"].in_flight == 0
-    pool = router.router.core.upstream._plain
+    upstream = router.router.core.upstream
     assert (await router.complete(stream=True)).status_code == 200
-    await until(lambda: all(connection.is_idle() for connection in pool.connections))
-    await until(lambda: backend.open_connections == len(pool.connections))
+    await until(lambda: upstream.idle_count == len(upstream.connections))
+    await until(lambda: backend.open_connections == len(upstream.connections))
 
 
 async def test_a_client_that_reads_slowly_slows_the_backend_down(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tuna_router.dataplane.upstream import joined
+from tuna_router.dataplane.route import joined
 
 from ..backends import Backend
 from ..conftest import StartBackend, StartRouter, free_port

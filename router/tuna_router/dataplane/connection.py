@@ -1,0 +1,263 @@
+"""One connection to a backend, with one request at a time on it.
+
+It goes back to its pool only after a clean end: the whole request sent, the answer framed and read to
+its last byte, nothing after it, and neither side wishing to close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Protocol
+
+from tuna_router.dataplane.chunked import BadFraming, ChunkedBody
+from tuna_router.dataplane.response_head import (
+    MAX_HEAD_BYTES,
+    BadAnswer,
+    Framing,
+    ResponseHead,
+    parse_response_head,
+)
+
+_INTERIM: Final = (100, 102, 103)
+
+
+class BackendLost(Exception):
+    """No answer, or half of one. `reason` is for people and names no address.
+
+    `gone`: nobody is there. `again`: a second connection may do better.
+    """
+
+    def __init__(self, reason: str, *, gone: bool, again: bool = False, timed_out: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.gone = gone
+        self.again = again
+        self.timed_out = timed_out
+
+
+class Listener(Protocol):
+    """Who waits for an answer. Told nothing more after `lost`, or after an `answer` that has ended."""
+
+    def connected(self, connection: Connection) -> None:
+        """A connection was made: send the request."""
+
+    def answer(self, connection: Connection) -> None:
+        """Bytes came. `connection` says what is known: head, payload, raw, ended."""
+
+    def lost(self, error: BackendLost) -> None:
+        """There will be no (further) answer."""
+
+    def writable(self, ready: bool) -> None:
+        """The backend takes more of the request's body, or none for now."""
+
+
+class Home(Protocol):
+    """Where connections belong."""
+
+    def opened(self, connection: Connection) -> None:
+        """It is connected."""
+
+    def give_back(self, connection: Connection) -> None:
+        """It came to a clean end and waits for the next request."""
+
+    def forget(self, connection: Connection) -> None:
+        """It is closed."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection. After each read, `payload` is what it brought of the body, `raw` the same with its
+    chunk framing where it has one (the terminator excepted), `ended` whether that was all."""
+
+    __slots__ = (
+        "_held",
+        "_left",
+        "_listener",
+        "_paused",
+        "_pool",
+        "_sending",
+        "_to_head",
+        "_transport",
+        "chunked",
+        "ended",
+        "head",
+        "idle_since",
+        "payload",
+        "raw",
+    )
+    _transport: asyncio.Transport
+
+    def __init__(self, pool: Home) -> None:
+        self._pool = pool
+        self._listener: Listener | None = None
+        self._held = b""
+        self._left = 0
+        self._paused = False
+        self._sending = False
+        self._to_head = False
+        self.idle_since = 0.0
+        self.head: ResponseHead | None = None
+        self.chunked: ChunkedBody | None = None
+        self.payload = b""
+        self.raw = b""
+        self.ended = False
+
+    def __repr__(self) -> str:
+        state = "idle" if self._listener is None else "waiting" if self.head is None else "answering"
+        return f"<Connection {state}>"
+
+    # What a listener does with it
+
+    def send(self, listener: Listener, pieces: list[bytes], *, to_head: bool = False, more: bool = False) -> None:
+        """Send a request: its head and what there is of its body. `more`: `write` brings the rest."""
+        self._listener = listener
+        self._to_head = to_head
+        self._sending = more
+        self.head = None
+        self.chunked = None
+        self.ended = False
+        if len(pieces) == 1:
+            self._transport.write(pieces[0])
+        else:
+            self._transport.writelines(pieces)
+
+    def listen(self, listener: Listener) -> None:
+        """Tell somebody else from now on."""
+        self._listener = listener
+
+    @property
+    def head_framing(self) -> Framing:
+        """How the end of the body is known."""
+        assert self.head is not None
+        return self.head.framing
+
+    def write(self, piece: bytes, *, more: bool) -> None:
+        """The next piece of a request's body; the last one has `more` False."""
+        self._sending = more
+        if piece:
+            self._transport.write(piece)
+
+    def pause(self, paused: bool) -> None:
+        """Read nothing for now, because nobody takes it; or go on."""
+        if paused is self._paused or self._transport.is_closing():
+            return
+        self._paused = paused
+        if paused:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+    def drop(self) -> None:
+        """Nobody wants the answer any more: close at once, which is what makes a backend stop working."""
+        self._listener = None
+        self._transport.abort()
+
+    # What the loop does with it
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio's."""
+        self._transport = transport  # type: ignore[assignment]
+        self._pool.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio's."""
+        listener = self._listener
+        if listener is None:
+            self._transport.abort()  # words that nobody asked for
+            return
+        try:
+            if self.head is None:
+                body = self._read_head(data)
+                if body is None:
+                    return
+                data = body
+            self._read_body(data)
+        except (BadAnswer, BadFraming):
+            self.drop()
+            listener.lost(BackendLost("its answer is no HTTP", gone=True, again=True))
+            return
+        if self.ended:
+            self._part()
+        listener.answer(self)
+
+    def eof_received(self) -> None:
+        """asyncio's: the transport closes itself, and `connection_lost` says the rest."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio's."""
+        self._pool.forget(self)
+        listener, self._listener = self._listener, None
+        if listener is None:
+            return
+        if exc is None and self.head is not None and self.head.framing is Framing.CLOSE and not self._sending:
+            self.payload = self.raw = b""
+            self.ended = True
+            listener.answer(self)
+        else:
+            listener.lost(BackendLost("connection lost", gone=True, again=True))
+
+    def pause_writing(self) -> None:
+        """asyncio's."""
+        if self._listener is not None:
+            self._listener.writable(False)
+
+    def resume_writing(self) -> None:
+        """asyncio's."""
+        if self._listener is not None:
+            self._listener.writable(True)
+
+    # Reading
+
+    def _read_head(self, data: bytes) -> bytes | None:
+        """Sets `head`; returns what came after it, or None while it is incomplete."""
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        while True:
+            end = data.find(b"\r\n\r\n") + 4
+            if end < 4 or end > MAX_HEAD_BYTES:
+                if len(data) > MAX_HEAD_BYTES or not data.startswith(b"HTTP/1."[: len(data)]):
+                    raise BadAnswer("no head")
+                self._held = data
+                return None
+            head = parse_response_head(data[:end], to_head=self._to_head)
+            data = data[end:]
+            if head.status in _INTERIM:
+                if not data:
+                    return None
+                continue  # interim; the answer is still to come
+            self.head = head
+            self._left = head.length
+            if head.framing is Framing.CHUNKED:
+                self.chunked = ChunkedBody()
+            return data
+
+    def _read_body(self, data: bytes) -> None:
+        head = self.head
+        assert head is not None
+        chunked = self.chunked
+        if chunked is not None:
+            chunked.feed(data)
+            self.payload = chunked.payload
+            self.raw = chunked.raw
+            if chunked.ended:
+                self.ended = True
+                self._held = chunked.rest
+        elif head.framing is Framing.CLOSE:
+            self.payload = self.raw = data
+        else:
+            if len(data) > self._left:
+                self._held = data[self._left :]
+                data = data[: self._left]
+            self._left -= len(data)
+            self.payload = self.raw = data
+            self.ended = self._left == 0
+
+    def _part(self) -> None:
+        """The answer is complete: back to the pool after a clean end, else close."""
+        self._listener = None
+        clean = self.head is not None and self.head.keep_alive and not self._sending and not self._held
+        if clean and not self._transport.is_closing():
+            self.pause(False)
+            self._pool.give_back(self)
+        else:
+            self._transport.abort() if self._sending else self._transport.close()

@@ -1,0 +1,134 @@
+"""Parse: the head of a backend's answer. What can't be framed without doubt is no answer."""
+
+from __future__ import annotations
+
+from enum import Enum
+from http import HTTPStatus
+from typing import Final
+
+import httptools
+
+from tuna_router.dataplane.headers import HOP_BY_HOP, Headers
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+_REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
+_NOT_DOWNSTREAM: Final = HOP_BY_HOP | {b"x-tuna-backend", b"x-tuna-attempts", b"x-request-id"}
+_READ_HERE: Final = frozenset(
+    {b"content-length", b"transfer-encoding", b"connection", b"content-type", b"content-encoding"}
+)
+
+
+class BadAnswer(Exception):
+    """This is no HTTP/1.1 answer."""
+
+
+class Framing(Enum):
+    """How the end of a body is known."""
+
+    NONE = "there is none"
+    LENGTH = "content-length"
+    CHUNKED = "chunked"
+    CLOSE = "the connection's end"
+
+
+class ResponseHead:
+    """One answer's head. `lines` is what of it goes to a client, as it will be on the wire.
+
+    `content_type` is the media type, lower case, without parameters; empty where the content is encoded.
+    """
+
+    __slots__ = ("content_type", "framing", "headers", "keep_alive", "length", "lines", "reason", "special", "status")
+
+    def __init__(self) -> None:
+        self.headers: Headers = []
+        self.special: dict[bytes, bytes] = {}
+        self.status = 0
+        self.reason = b""
+        self.framing = Framing.CLOSE
+        self.length = 0
+        self.keep_alive = False
+        self.content_type = b""
+        self.lines = b""
+
+    def on_status(self, reason: bytes) -> None:
+        """httptools' callback."""
+        self.reason = reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """httptools' callback."""
+        value = value.strip(b" \t")
+        self.headers.append((name, value))
+        low = name.lower()
+        if low in _READ_HERE:
+            if low not in self.special:
+                self.special[low] = value
+            elif low == b"connection":
+                self.special[low] += b"," + value
+            elif low in (b"content-length", b"transfer-encoding"):
+                raise BadAnswer("two lengths")
+
+    @property
+    def lines_without_length(self) -> bytes:
+        """`lines` for a body that is sent whole, with a length of our own."""
+        if b"content-length" not in self.special:
+            return self.lines
+        return b"".join(
+            line for line in self.lines.splitlines(keepends=True) if not line.lower().startswith(b"content-length:")
+        )
+
+    @property
+    def start_line(self) -> bytes:
+        """The first line as a client gets it."""
+        return b"HTTP/1.1 %d %b\r\n" % (self.status, self.reason or _REASONS.get(self.status, b""))
+
+
+def parse_response_head(data: bytes, *, to_head: bool) -> ResponseHead:
+    """Read a head, from the first byte to the empty line. `to_head`: it answers a HEAD. Raises BadAnswer."""
+    head = ResponseHead()
+    parser = httptools.HttpResponseParser(head)
+    try:
+        parser.feed_data(data)
+    except httptools.HttpParserUpgrade:
+        pass  # a 101, which nobody asked for: it is refused by its status
+    except httptools.HttpParserCallbackError as error:
+        if isinstance(error.__context__, BadAnswer):
+            raise error.__context__ from None
+        raise
+    except httptools.HttpParserError as error:
+        raise BadAnswer(str(error)) from None
+    head.status = parser.get_status_code()
+    version = parser.get_http_version()
+    if version not in ("1.1", "1.0") or not data.startswith(b"HTTP/1."):
+        raise BadAnswer("not HTTP/1.1")
+    _frame(head, http10=version == "1.0", to_head=to_head)
+    return head
+
+
+def _frame(head: ResponseHead, *, http10: bool, to_head: bool) -> None:
+    special = head.special
+    length = special.get(b"content-length")
+    coding = special.get(b"transfer-encoding")
+    connection = special.get(b"connection")
+    words = frozenset(w.strip().lower() for w in connection.split(b",")) if connection is not None else frozenset()
+    head.keep_alive = b"keep-alive" in words if http10 else b"close" not in words
+    if length is not None and (coding is not None or not length.isdigit() or len(length) > 15):
+        raise BadAnswer("a length that is none")
+    if coding is not None and (coding.lower() != b"chunked" or http10):
+        raise BadAnswer("a transfer-encoding that is not chunked")
+    bodiless = head.status in (204, 304)
+    if to_head or bodiless or 100 <= head.status < 200:
+        head.framing = Framing.NONE
+    elif coding is not None:
+        head.framing = Framing.CHUNKED
+    elif length is not None:
+        head.length = int(length)
+        head.framing = Framing.LENGTH if head.length else Framing.NONE
+    else:
+        head.keep_alive = False
+    kind = special.get(b"content-type")
+    if kind is not None and special.get(b"content-encoding", b"identity").lower() == b"identity":
+        head.content_type = kind.partition(b";")[0].strip().lower()
+    dropped = _NOT_DOWNSTREAM | (words - {b"content-length"}) if words else _NOT_DOWNSTREAM
+    if bodiless:
+        dropped |= {b"content-length"}  # it speaks of a body that is not sent
+    head.lines = b"".join([b"%b: %b\r\n" % pair for pair in head.headers if pair[0].lower() not in dropped])
