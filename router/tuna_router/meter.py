@@ -6,6 +6,7 @@ so `started = finished + cancelled + failed + running` holds at every moment, on
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,8 +40,7 @@ class Durations:
 
     def add(self, seconds: float) -> None:
         """Count one duration."""
-        place = next((i for i, bound in enumerate(LATENCY_BUCKETS_S) if seconds <= bound), len(LATENCY_BUCKETS_S))
-        self.buckets[place] += 1
+        self.buckets[bisect_left(LATENCY_BUCKETS_S, seconds)] += 1
         self.sum_s += seconds
         self.count += 1
         self._last.append(seconds)

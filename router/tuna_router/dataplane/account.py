@@ -12,6 +12,8 @@ from tuna_router.meter import Meter, Outcome, Tokens
 _KEEP_BYTES = 1024 * 1024
 _FINISH = re.compile(rb'"finish_reason"\s*:\s*"')
 _CHOICE = re.compile(rb'"choices"\s*:\s*\[\s*\{')
+_USAGE = re.compile(rb'"usage"\s*:\s*\{')
+_DECODER = json.JSONDecoder()
 _NO_TEXT = re.compile(rb'"(?:content|text)"\s*:\s*""')
 _ERROR = re.compile(rb'\s*\{\s*"error"\s*:\s*[{"]')
 _ERROR_FIRST = re.compile(rb'\s*(?:event:\s*error\s*)?data:\s*\{\s*"error"\s*:\s*[{"]')
@@ -71,6 +73,9 @@ class Reader:
     def feed(self, piece: bytes) -> None:
         """The next bytes of the body."""
         if self._lines:
+            if not self._held and piece.startswith(b"data: {") and piece.find(b"\n") == len(piece) - 2:
+                self._event(piece[6:-2])  # one event, as engines write them
+                return
             *lines, rest = (bytes(self._held) + piece).split(b"\n") if self._held else piece.split(b"\n")
             for line in lines:
                 if line.startswith(b"data:"):
@@ -89,7 +94,7 @@ class Reader:
 
     def tokens(self) -> Tokens:
         """What was used so far."""
-        if self._whole and b'"usage"' in self._held:
+        if self._whole:
             self._read_usage(bytes(self._held))
         if self._usage is None:
             return Tokens(estimated=self._chunks)
@@ -101,22 +106,25 @@ class Reader:
             return
         if b'"usage"' in data:
             self._read_usage(data)
-        if _ERROR.match(data):
+        if b'"error"' in data and _ERROR.match(data):
             self.error_seen = True
-        elif _CHOICE.search(data):
+        elif b'"choices"' in data and _CHOICE.search(data):
             if not _NO_TEXT.search(data):
                 self._chunks += 1
             if _FINISH.search(data):
                 self._finished = True
 
     def _read_usage(self, data: bytes) -> None:
+        # The object alone: in text the quotes around "usage" would be escaped, and decoding all of a
+        # long answer for its last line would be the dearest thing that is done with it.
+        match = _USAGE.match(data, data.rfind(b'"usage"'))
+        if match is None:
+            return
         try:
-            value = json.loads(data)
+            usage, _ = _DECODER.raw_decode(data[match.end() - 1 :].decode("utf-8", "replace"))
         except ValueError:
             return  # not ours to judge: the client gets it as it is
-        usage = value.get("usage") if isinstance(value, dict) else None
-        if isinstance(usage, dict):
-            self._usage = usage
+        self._usage = usage
 
 
 def _count(usage: dict[str, object], key: str) -> int:

@@ -54,11 +54,12 @@ def upstream_lines(
     dropped = _NOT_UPSTREAM
     if own_names or nominated:
         dropped = dropped | own_names | nominated
-    lines = [b"%b: %b\r\n" % pair for pair in client if pair[0] not in dropped]
-    passed = b"".join(lines)
+    lines = [b": ".join(pair) for pair in client if pair[0] not in dropped]
+    passed = b"\r\n".join(lines)
     if key and key in passed:
-        passed = b"".join([line for line in lines if key not in line])
-    return b"%bx-request-id: %b\r\n%b" % (passed, request_id, own_lines)
+        lines = [line for line in lines if key not in line]
+        passed = b"\r\n".join(lines)
+    return b"%bx-request-id: %b\r\n%b" % (passed + b"\r\n" if lines else b"", request_id, own_lines)
 
 
 def lines_of(headers: Mapping[str, str]) -> bytes:

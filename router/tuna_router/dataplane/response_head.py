@@ -131,4 +131,7 @@ def _frame(head: ResponseHead, *, http10: bool, to_head: bool) -> None:
     dropped = _NOT_DOWNSTREAM | (words - {b"content-length"}) if words else _NOT_DOWNSTREAM
     if bodiless:
         dropped |= {b"content-length"}  # it speaks of a body that is not sent
-    head.lines = b"".join([b"%b: %b\r\n" % pair for pair in head.headers if pair[0].lower() not in dropped])
+    lines = [b": ".join(pair) for pair in head.headers if pair[0].lower() not in dropped]
+    if lines:
+        lines.append(b"")
+        head.lines = b"\r\n".join(lines)

@@ -147,7 +147,10 @@ class Upstream:
         except TimeoutError:
             listener.lost(BackendLost("connecting took too long", gone=True, timed_out=True))
         except (OSError, UnicodeError) as error:  # ssl.SSLError is an OSError
-            listener.lost(BackendLost(_why_not_connected(error), gone=True, again=True))
+            reason = _why_not_connected(error)
+            if secure and isinstance(error, ConnectionResetError | ConnectionAbortedError):
+                reason = "TLS failed"  # it was reached, and hung up in the handshake
+            listener.lost(BackendLost(reason, gone=True, again=True))
         else:
             listener.connected(connection)
 
