@@ -78,7 +78,8 @@ class Router:
         request_id = request_id_of(head.special.get(b"x-request-id"))
         if head.length is not None and head.length > core.settings.body_limit_bytes:
             body = error_body("The request's body is too large.", "invalid_request_error", "body_too_large")
-            return refuse(client, head, Refusal(413, body, own_lines(b"", 0, request_id)))
+            client.answer(413, body, own_lines(b"", 0, request_id))
+            return None
         admitted = admit(core, key)
         if isinstance(admitted, Refusal):
             lines = admitted.lines + own_lines(b"", 0, request_id)
@@ -89,7 +90,9 @@ class Router:
         if head.method not in (b"GET", b"HEAD"):
             body = error_body("Only GET is allowed here.", "invalid_request_error", "method_not_allowed")
             return refuse(client, head, Refusal(405, body, b"allow: GET\r\n"))
-        return refuse(client, head, Refusal(200, json.dumps(health(self.core)).encode(), b"cache-control: no-store\r\n"))
+        return refuse(
+            client, head, Refusal(200, json.dumps(health(self.core)).encode(), b"cache-control: no-store\r\n")
+        )
 
     def _control_plane(self, client: ClientConnection, head: RequestHead, path: bytes) -> Handler | None:
         core, key = self.core, key_of(head.special)

@@ -20,7 +20,9 @@ _BODY_CAP_BYTES: Final = 1024 * 1024
 _PATIENCE_S: Final = 60.0
 
 Message = MutableMapping[str, Any]
-Application = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
+Application = Callable[
+    [Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
+]
 
 
 class AsgiCall:

@@ -220,7 +220,10 @@ class Meter:
 
     def attempt(self, name: str, kind: Kind) -> Mark:
         """A request is tried at a backend."""
-        return Mark(self.backends.setdefault(name, Tally(kind)), self.clock)
+        tally = self.backends.get(name)
+        if tally is None:
+            tally = self.backends[name] = Tally(kind)
+        return Mark(tally, self.clock)
 
     def gpu_seconds(self, kind: Kind) -> float:
         """Seconds in which a backend of this kind had at least one request running, added up."""

@@ -49,10 +49,10 @@ _SPOT, _SERVERLESS, _FULL_SERVERLESS, _FULL_SPOT, _COOLING, _WARMING, _LAST = ra
 
 def choose(backends: Sequence[BackendView]) -> Plan:
     """The plan for one request. Empty only where `backends` is."""
-    ranked = [(_rank(view), view.in_flight, position, view) for position, view in enumerate(backends)]
-    useful = [entry for entry in ranked if entry[0] < _LAST]
-    entries = sorted(useful or ranked, key=lambda entry: entry[:3])
-    return Plan(tuple(entry[3].name for entry in entries), _reason([entry[3] for entry in entries], backends))
+    # The position is unique: a tie never gets as far as comparing views.
+    ranked = sorted([(_rank(view), view.in_flight, position, view) for position, view in enumerate(backends)])
+    order = [view for rank, _, _, view in ranked if rank < _LAST] or [entry[3] for entry in ranked]
+    return Plan(tuple([view.name for view in order]), _reason(order, backends))
 
 
 def _rank(view: BackendView) -> int:
@@ -69,11 +69,11 @@ def _reason(order: Sequence[BackendView], backends: Sequence[BackendView]) -> st
     if not order:
         return "no backend is configured"
     first = order[0]
-    spots = [view for view in backends if view.kind is Kind.SPOT]
     if first.kind is Kind.SPOT:
         if first.state is SpotState.READY and not first.cooling and not first.full:
             return "spot is ready"
         return f"spot is {str(first.state).lower()} and there is nothing better"
+    spots = [view for view in backends if view.kind is Kind.SPOT]
     if not spots:
         return "there is no spot backend"
     ready = [view for view in spots if view.state is SpotState.READY]

@@ -46,8 +46,9 @@ def free_port() -> int:
 class Running:
     """A served router and a client of it."""
 
-    def __init__(self, router: Router, port: int) -> None:
+    def __init__(self, router: Router, server: Server, port: int) -> None:
         self.router = router
+        self.server = server
         self.port = port
         self.client = httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}",
@@ -138,7 +139,7 @@ async def start_router() -> AsyncIterator[StartRouter]:
         router = Router(parse_settings(values), open_door=no_auth, save_to=save_to)
         sock = bind("127.0.0.1", 0)
         server = Server(router, 2)
-        running = Running(router, sock.getsockname()[1])
+        running = Running(router, server, sock.getsockname()[1])
         await router.start()
         task = asyncio.create_task(server.serve(sock))
 

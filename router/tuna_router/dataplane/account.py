@@ -64,7 +64,7 @@ class Reader:
         self._lines = kind == b"text/event-stream"
         self._whole = kind == b"application/json"
         self._must_finish = self._lines and status == 200 and _COMPLETIONS.search(path) is not None
-        self._held = bytearray()
+        self._held = b""
         self._usage: dict[str, object] | None = None
         self._chunks = 0
         self._finished = False
@@ -76,26 +76,26 @@ class Reader:
             if not self._held and piece.startswith(b"data: {") and piece.find(b"\n") == len(piece) - 2:
                 self._event(piece[6:-2])  # one event, as engines write them
                 return
-            *lines, rest = (bytes(self._held) + piece).split(b"\n") if self._held else piece.split(b"\n")
+            *lines, rest = (self._held + piece).split(b"\n") if self._held else piece.split(b"\n")
             for line in lines:
                 if line.startswith(b"data:"):
                     self._event(line[5:].strip())
-            self._held = bytearray(rest[:_KEEP_BYTES])
+            self._held = rest[:_KEEP_BYTES]
         elif self._whole and len(self._held) <= _KEEP_BYTES:
-            self._held += piece
+            self._held = self._held + piece if self._held else piece
 
     @property
     def cut_short(self) -> bool:
         """True for a completion stream without a finish, a [DONE] or an error: its end is not one."""
         if self._lines and self._held.startswith(b"data:"):
-            self._event(bytes(self._held[5:]).strip())
-            self._held.clear()
+            self._event(self._held[5:].strip())
+            self._held = b""
         return self._must_finish and not self._finished and not self.error_seen
 
     def tokens(self) -> Tokens:
         """What was used so far."""
         if self._whole:
-            self._read_usage(bytes(self._held))
+            self._read_usage(self._held)
         if self._usage is None:
             return Tokens(estimated=self._chunks)
         return Tokens(_count(self._usage, "prompt_tokens"), _count(self._usage, "completion_tokens"))

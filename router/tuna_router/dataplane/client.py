@@ -160,6 +160,11 @@ class ClientConnection(asyncio.Protocol):
         return b"connection: keep-alive\r\n" if self.head is not None and self.head.http10 else b""
 
     @property
+    def unsent_bytes(self) -> int:
+        """What waits in memory for the client to take it."""
+        return self._transport.get_write_buffer_size()
+
+    @property
     def body_is_complete(self) -> bool:
         """True when the request was read to its end."""
         return self._state is not _State.BODY

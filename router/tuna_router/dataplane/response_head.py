@@ -37,10 +37,20 @@ class ResponseHead:
     `content_type` is the media type, lower case, without parameters; empty where the content is encoded.
     """
 
-    __slots__ = ("content_type", "framing", "headers", "keep_alive", "length", "lines", "reason", "special", "status")
+    __slots__ = (
+        "_passed",
+        "content_type",
+        "framing",
+        "keep_alive",
+        "length",
+        "lines",
+        "reason",
+        "special",
+        "status",
+    )
 
     def __init__(self) -> None:
-        self.headers: Headers = []
+        self._passed: Headers = []
         self.special: dict[bytes, bytes] = {}
         self.status = 0
         self.reason = b""
@@ -57,8 +67,9 @@ class ResponseHead:
     def on_header(self, name: bytes, value: bytes) -> None:
         """httptools' callback."""
         value = value.strip(b" \t")
-        self.headers.append((name, value))
         low = name.lower()
+        if low not in _NOT_DOWNSTREAM:
+            self._passed.append((low, b"%b: %b" % (name, value)))
         if low in _READ_HERE:
             if low not in self.special:
                 self.special[low] = value
@@ -66,6 +77,13 @@ class ResponseHead:
                 self.special[low] += b"," + value
             elif low in (b"content-length", b"transfer-encoding"):
                 raise BadAnswer("two lengths")
+
+    def keep(self, dropped: frozenset[bytes]) -> None:
+        """Settle `lines`: all that may go to a client but these."""
+        lines = [line for low, line in self._passed if low not in dropped]
+        if lines:
+            lines.append(b"")
+            self.lines = b"\r\n".join(lines)
 
     @property
     def lines_without_length(self) -> bytes:
@@ -128,10 +146,7 @@ def _frame(head: ResponseHead, *, http10: bool, to_head: bool) -> None:
     kind = special.get(b"content-type")
     if kind is not None and special.get(b"content-encoding", b"identity").lower() == b"identity":
         head.content_type = kind.partition(b";")[0].strip().lower()
-    dropped = _NOT_DOWNSTREAM | (words - {b"content-length"}) if words else _NOT_DOWNSTREAM
+    dropped: frozenset[bytes] = words - {b"content-length"} if words else words
     if bodiless:
         dropped |= {b"content-length"}  # it speaks of a body that is not sent
-    lines = [b": ".join(pair) for pair in head.headers if pair[0].lower() not in dropped]
-    if lines:
-        lines.append(b"")
-        head.lines = b"\r\n".join(lines)
+    head.keep(dropped)

@@ -63,6 +63,7 @@ class Wire:
         return True
 
     def abort(self) -> None: ...
+
     close = write_eof = pause_reading = resume_reading = abort
 
 
@@ -80,7 +81,11 @@ async def measure(workload: str, rounds: int) -> float:
     pool.give_back(upstream)
     client: Any = ClientConnection(core.wheel, router.begin, set())
     client.connection_made(Wire())
-    body = b'{"model":"m","messages":[{"role":"user","content":"' + b"y" * (8000 if workload == "8k" else 430) + b'"}]}'
+    body = (
+        b'{"model":"m","messages":[{"role":"user","content":"'
+        + b"y" * (8000 if workload == "8k" else 430)
+        + b'"}]}'
+    )
     request = HEAD.encode() + b"%d\r\n\r\n" % len(body) + body
     begun = time.process_time()
     if workload == "tokens":
