@@ -72,7 +72,7 @@ class AsgiCall:
         try:
             application = await self._load()
             await application(_scope(self._head), answer.receive, answer.send)
-        except Exception:
+        except Exception:  # noqa: BLE001  (whatever it is, the client gets an answer and the log the reason)
             _log.exception("the control plane failed")
             answer.status = 0
         if not self._client.serves(self):

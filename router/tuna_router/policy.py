@@ -9,14 +9,13 @@ be a moment before READY); COLD and DRAINING spot only where there is nothing el
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tuna_router.settings import Kind
 from tuna_router.spot import SpotState
 
 
-@dataclass(frozen=True, slots=True)
-class BackendView:
+class BackendView(NamedTuple):
     """What the policy sees of one backend.
 
     `state` is None for serverless; `limit` None means no limit; `cooling` is true for a short while
@@ -36,8 +35,7 @@ class BackendView:
         return self.limit is not None and self.in_flight >= self.limit
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """The backends to try, first to last, and why the first one is first."""
 
     names: tuple[str, ...]

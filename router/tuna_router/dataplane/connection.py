@@ -15,10 +15,12 @@ from tuna_router.dataplane.response_head import (
     BadAnswer,
     Framing,
     ResponseHead,
+    known_response_head,
     parse_response_head,
 )
 
 _INTERIM: Final = (100, 102, 103)
+_REMEMBERED_BYTES: Final = 1024
 
 
 class BackendLost(Exception):
@@ -219,7 +221,10 @@ class Connection(asyncio.Protocol):
                     raise BadAnswer("no head")
                 self._held = data
                 return None
-            head = parse_response_head(data[:end], to_head=self._to_head)
+            if end <= _REMEMBERED_BYTES:
+                head = known_response_head(data[:end], self._to_head)
+            else:
+                head = parse_response_head(data[:end], to_head=self._to_head)
             data = data[end:]
             if head.status in _INTERIM:
                 if not data:

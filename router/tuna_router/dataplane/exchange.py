@@ -213,13 +213,13 @@ class Exchange:
             self._client.timer.set(max(min(self._patience_s, left_s), 0.001))
         route = backend.route
         lines = upstream_lines(
-            head.headers, route.own_names, route.own_lines, self._request_id, self._key, head.nominated
+            head.headers, route.own_names, route.own_lines, self._request_id, self._key, nominated=head.nominated
         )
         if self._streams:
             length = head.length
-            lines += b"transfer-encoding: chunked\r\n" if length is None else b"content-length: %d\r\n" % length
+            lines += b"transfer-encoding: chunked\r\n" if length is None else _length(length)
         elif self._size or head.framed or head.may_have_body:
-            lines += b"content-length: %d\r\n" % self._size
+            lines += _length(self._size)
         pieces = [route.request(head.method, head.target, lines)]
         if self._streams and head.length is None:
             pieces += [_chunk(piece) for piece in self._pieces]
@@ -245,9 +245,9 @@ class Exchange:
             self._patience_s = settings.spot_first_byte_timeout_s
             if self._head.method not in (b"GET", b"HEAD"):
                 longer_s = settings.spot_unstreamed_timeout_s
-                if self._streams:
-                    self._patience_s = longer_s
-                elif longer_s < self._patience_s and _STREAM.search(b"".join(self._pieces)) is None:
+                if self._streams or (
+                    longer_s < self._patience_s and _STREAM.search(b"".join(self._pieces)) is None
+                ):
                     self._patience_s = longer_s
                 else:
                     self._left_patience_s = max(longer_s - self._patience_s, 0.0)
@@ -404,3 +404,7 @@ class Exchange:
 
 def _chunk(piece: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(piece), piece)
+
+
+def _length(size: int) -> bytes:
+    return b"content-length: %d\r\n" % size

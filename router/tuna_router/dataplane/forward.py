@@ -165,8 +165,11 @@ class Forward:
             self._body = []
             self._collect(head, piece, ended)
         elif kind == b"application/json" and head.framing is Framing.LENGTH and head.length <= WHOLE_CAP_BYTES:
-            self._body = []
-            self._collect(head, piece, ended)
+            if ended:
+                self._connection = None
+                self._done(Answered(head, piece, piece, None))
+            else:
+                self._body = [piece]
         elif piece:
             hollow = kind == b"text/event-stream" and begins_with_an_error(piece)
             kept = None if ended else connection

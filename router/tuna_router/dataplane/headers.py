@@ -43,6 +43,7 @@ def upstream_lines(
     own_lines: bytes,
     request_id: bytes,
     key: bytes | None,
+    *,
     nominated: frozenset[bytes] = frozenset(),
 ) -> bytes:
     """What a backend gets: the client's headers without its key, and the backend's own set over them.

@@ -64,9 +64,8 @@ class Relay:
             else:
                 self._mode = _RAW if framing is Framing.CHUNKED else _CHUNK
                 lines += b"transfer-encoding: chunked\r\n"
-        elif framing is Framing.NONE and head.length == 0 and request.method != b"HEAD":
-            if head.status not in (204, 304) and b"content-length" not in head.special:
-                lines += b"content-length: 0\r\n"
+        elif framing is Framing.NONE and head.needs_length and request.method != b"HEAD":
+            lines += b"content-length: 0\r\n"
         if answer.connection is not None and not client.body_is_complete:
             client.closing = True
         begin = b"%b%b%b%b\r\n" % (head.start_line, lines, own_lines, client.connection_line)

@@ -172,10 +172,12 @@ def _frame(head: RequestHead) -> None:
             raise BadRequest(400, "The content-length is no length.")
         head.length = int(length)
         head.framed = True
-    words = frozenset(word.strip().lower() for word in special.get(b"connection", b"").split(b","))
-    if words:
+    connection = special.get(b"connection")
+    words: frozenset[bytes] = frozenset()
+    if connection is not None:
+        words = frozenset([word.strip().lower() for word in connection.split(b",")])
         head.nominated = words - _CONNECTION_WORDS
-    head.keep_alive = b"keep-alive" in words and b"close" not in words if head.http10 else b"close" not in words
+    head.keep_alive = b"close" not in words and (not head.http10 or b"keep-alive" in words)
     if b"upgrade" in words and (protocol := special.get(b"upgrade", b"").lower()) and protocol != b"h2c":
         # h2c may be ignored, and some clients offer it with every request.
         raise BadRequest(501, "This router does not upgrade connections.", "upgrade_refused")

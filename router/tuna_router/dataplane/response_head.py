@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
 
@@ -78,6 +79,11 @@ class ResponseHead:
             elif low in (b"content-length", b"transfer-encoding"):
                 raise BadAnswer("two lengths")
 
+    @property
+    def needs_length(self) -> bool:
+        """True for an answer without a body that does not say so."""
+        return self.status not in (204, 304) and b"content-length" not in self.special
+
     def keep(self, dropped: frozenset[bytes]) -> None:
         """Settle `lines`: all that may go to a client but these."""
         lines = [line for low, line in self._passed if low not in dropped]
@@ -98,6 +104,12 @@ class ResponseHead:
     def start_line(self) -> bytes:
         """The first line as a client gets it."""
         return b"HTTP/1.1 %d %b\r\n" % (self.status, self.reason or _REASONS.get(self.status, b""))
+
+
+@lru_cache(maxsize=256)
+def known_response_head(data: bytes, to_head: bool) -> ResponseHead:
+    """`parse_response_head`, remembered: within a second an engine's heads are mostly the same."""
+    return parse_response_head(data, to_head=to_head)
 
 
 def parse_response_head(data: bytes, *, to_head: bool) -> ResponseHead:

@@ -154,7 +154,7 @@ async def test_the_answer_to_a_head_has_no_body_and_the_next_answer_is_not_taken
     reader, writer = await connect(router)
     writer.write(get(method="HEAD") + get("/router/health", method="HEAD") + get("/nothing-here") + get("/last"))
     for to_head in (True, True, False, False):
-        status, headers, body = await read_answer(reader, to_head=to_head)
+        status, _, body = await read_answer(reader, to_head=to_head)
         assert status == 200
         assert (body == b"12345") is not to_head
     assert backend.open_connections == 1
