@@ -10,6 +10,7 @@ from tuna_router.fleet import Attempt
 from tuna_router.meter import Meter, Outcome, Tokens
 
 _KEEP_BYTES = 1024 * 1024
+_BATCH_BYTES = 4096
 _FINISH = re.compile(rb'"finish_reason"\s*:\s*"')
 _CHOICE = re.compile(rb'"choices"\s*:\s*\[\s*\{')
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
@@ -58,7 +59,18 @@ class Account:
 class Reader:
     """Follows one answer of `path` with a body of `kind`; feed it every piece."""
 
-    __slots__ = ("_chunks", "_finished", "_held", "_lines", "_must_finish", "_usage", "_whole", "error_seen")
+    __slots__ = (
+        "_chunks",
+        "_error_seen",
+        "_finished",
+        "_held",
+        "_lines",
+        "_must_finish",
+        "_unread",
+        "_unread_bytes",
+        "_usage",
+        "_whole",
+    )
 
     def __init__(self, path: bytes, status: int, kind: bytes) -> None:
         self._lines = kind == b"text/event-stream"
@@ -68,32 +80,50 @@ class Reader:
         self._usage: dict[str, object] | None = None
         self._chunks = 0
         self._finished = False
-        self.error_seen = False
+        self._error_seen = False
+        self._unread: list[bytes] = []
+        self._unread_bytes = 0
 
     def feed(self, piece: bytes) -> None:
-        """The next bytes of the body."""
+        """The next bytes of the body. Events are read in batches: a token on its way waits for nothing."""
         if self._lines:
-            if not self._held and piece.startswith(b"data: {") and piece.find(b"\n") == len(piece) - 2:
-                self._event(piece[6:-2])  # one event, as engines write them
-                return
-            *lines, rest = (self._held + piece).split(b"\n") if self._held else piece.split(b"\n")
-            for line in lines:
-                if line.startswith(b"data:"):
-                    self._event(line[5:].strip())
-            self._held = rest[:_KEEP_BYTES]
+            self._unread.append(piece)
+            self._unread_bytes += len(piece)
+            if self._unread_bytes > _BATCH_BYTES:
+                self._catch_up()
         elif self._whole and len(self._held) <= _KEEP_BYTES:
             self._held = self._held + piece if self._held else piece
+
+    def _catch_up(self) -> None:
+        """Read what was fed."""
+        if not self._unread:
+            return
+        *lines, rest = b"".join([self._held, *self._unread]).split(b"\n")
+        self._unread.clear()
+        self._unread_bytes = 0
+        for line in lines:
+            if line.startswith(b"data:"):
+                self._event(line[5:].strip())
+        self._held = rest[:_KEEP_BYTES]
+
+    @property
+    def error_seen(self) -> bool:
+        """True when one of the events was an error."""
+        self._catch_up()
+        return self._error_seen
 
     @property
     def cut_short(self) -> bool:
         """True for a completion stream without a finish, a [DONE] or an error: its end is not one."""
+        self._catch_up()
         if self._lines and self._held.startswith(b"data:"):
             self._event(self._held[5:].strip())
             self._held = b""
-        return self._must_finish and not self._finished and not self.error_seen
+        return self._must_finish and not self._finished and not self._error_seen
 
     def tokens(self) -> Tokens:
         """What was used so far."""
+        self._catch_up()
         if self._whole:
             self._read_usage(self._held)
         if self._usage is None:
@@ -107,7 +137,7 @@ class Reader:
         if b'"usage"' in data:
             self._read_usage(data)
         if b'"error"' in data and _ERROR.match(data):
-            self.error_seen = True
+            self._error_seen = True
         elif b'"choices"' in data and _CHOICE.search(data):
             if not _NO_TEXT.search(data):
                 self._chunks += 1

@@ -110,6 +110,11 @@ class ClientConnection(asyncio.Protocol):
         self._answered = True
         self._transport.write(data)
 
+    @property
+    def writer(self) -> Callable[[bytes], object]:
+        """`write` for the many pieces of a stream, once its head is written."""
+        return self._transport.write
+
     def finish(self, *, keep: bool = True) -> None:
         """The answer is complete; `keep` is False where only the connection's end ends it."""
         self._handler = None

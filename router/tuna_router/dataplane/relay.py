@@ -30,7 +30,19 @@ class Relay:
     written for `idle_s`, or not done by `end_at` on the connection's clock.
     """
 
-    __slots__ = ("_client", "_done", "_end_at", "_idle_s", "_is_sse", "_last", "_mode", "_reader", "_source")
+    __slots__ = (
+        "_client",
+        "_done",
+        "_end_at",
+        "_idle_s",
+        "_is_sse",
+        "_last",
+        "_mode",
+        "_reader",
+        "_source",
+        "_timer",
+        "_write",
+    )
 
     def __init__(
         self,
@@ -46,6 +58,8 @@ class Relay:
         self._done = done
         self._idle_s = idle_s
         self._end_at = end_at
+        self._timer = client.timer
+        self._write = client.writer
         self._source: Connection | None = None
         self._mode = _PLAIN
         self._is_sse = False
@@ -71,7 +85,7 @@ class Relay:
         begin = b"%b%b%b%b\r\n" % (head.start_line, lines, own_lines, client.connection_line)
         if first:
             self._reader.feed(first)
-            self._last = first[-4:]
+            self._last = first
         self._is_sse = head.content_type == _EVENTS
         source = answer.connection
         if source is None:
@@ -89,12 +103,16 @@ class Relay:
         payload = connection.payload
         if payload:
             self._reader.feed(payload)
-            self._last = payload[-4:] if len(payload) >= 4 else (self._last + payload)[-4:]
+            self._last = payload if len(payload) >= 4 else self._last + payload
         if connection.ended:
             self._finish(b"", payload, connection.raw)
-        elif payload or connection.raw:
-            self._client.write(self._framed(payload, connection.raw))
-            self._patience()
+            return
+        piece = connection.raw if self._mode == _RAW else self._framed(payload, connection.raw)
+        if piece:
+            self._write(piece)
+            # In place of `_patience`: the timer only ever moves to later here.
+            at = self._timer.now() + self._idle_s
+            self._timer.at = at if at < self._end_at else self._end_at
 
     def lost(self, error: BackendLost) -> None:
         """The backend broke off."""
@@ -120,7 +138,7 @@ class Relay:
         end = None
         if self._is_sse:
             text = message or f"The backend broke off in the middle of its answer: {reason}."
-            end = self._last_word(source, error_event(text, code, self._last))
+            end = self._last_word(source, error_event(text, code, self._last[-4:]))
         self._done(reason)
         if end is None:
             self._client.cut(framed=self._mode != _PLAIN or source.head_framing is Framing.LENGTH)
@@ -142,7 +160,7 @@ class Relay:
         end = self._framed(payload, raw)
         if broken is not None and (self._mode != _PLAIN or self._client.closing):
             message = f"The backend broke off in the middle of its answer: {broken}."
-            event = error_event(message, "stream_broken", self._last)
+            event = error_event(message, "stream_broken", self._last[-4:])
             end += self._framed(event, b"%x\r\n%b\r\n" % (len(event), event))
         self._done(broken)
         tail = END if self._mode != _PLAIN else b""
@@ -172,6 +190,5 @@ class Relay:
         return payload
 
     def _patience(self) -> None:
-        timer = self._client.timer
-        now = timer.now()
-        timer.set_at(min(now + self._idle_s, self._end_at))
+        timer = self._timer
+        timer.set_at(min(timer.now() + self._idle_s, self._end_at))

@@ -19,12 +19,14 @@ TICK_S: Final = 0.05
 class Timer:
     """One deadline that can be moved and cleared at will; `call` runs once each time that it passes."""
 
-    __slots__ = ("_bucket", "_call", "_wheel", "at")
+    __slots__ = ("_bucket", "_call", "_wheel", "at", "now")
 
     def __init__(self, wheel: Wheel, call: Callable[[], None]) -> None:
         self._wheel = wheel
         self._call = call
         self._bucket: float = math.inf
+        self.now = wheel.clock
+        """The time on the wheel's clock."""
         self.at = math.inf
         """The deadline on the wheel's clock; infinite when there is none."""
 
@@ -37,10 +39,6 @@ class Timer:
         self.at = at
         if at < self._bucket * self._wheel.tick_s:
             self._bucket = self._wheel.put(self)
-
-    def now(self) -> float:
-        """The time on the wheel's clock."""
-        return self._wheel.clock()
 
     def clear(self) -> None:
         """Fire no more, until it is set again."""
