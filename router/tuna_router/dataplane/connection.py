@@ -172,7 +172,16 @@ class Connection(asyncio.Protocol):
                 if body is None:
                     return
                 data = body
-            self._read_body(data)
+            chunked = self.chunked
+            if chunked is None:
+                self._read_plain(data)
+            else:
+                chunked.feed(data)
+                self.payload = chunked.payload
+                self.raw = chunked.raw
+                if chunked.ended:
+                    self.ended = True
+                    self._held = chunked.rest
         except (BadAnswer, BadFraming):
             self.drop()
             listener.lost(BackendLost("its answer is no HTTP", gone=True, again=True))
@@ -236,26 +245,17 @@ class Connection(asyncio.Protocol):
                 self.chunked = ChunkedBody()
             return data
 
-    def _read_body(self, data: bytes) -> None:
+    def _read_plain(self, data: bytes) -> None:
+        """A body that is not chunked."""
         head = self.head
         assert head is not None
-        chunked = self.chunked
-        if chunked is not None:
-            chunked.feed(data)
-            self.payload = chunked.payload
-            self.raw = chunked.raw
-            if chunked.ended:
-                self.ended = True
-                self._held = chunked.rest
-        elif head.framing is Framing.CLOSE:
-            self.payload = self.raw = data
-        else:
+        if head.framing is not Framing.CLOSE:
             if len(data) > self._left:
                 self._held = data[self._left :]
                 data = data[: self._left]
             self._left -= len(data)
-            self.payload = self.raw = data
             self.ended = self._left == 0
+        self.payload = self.raw = data
 
     def _part(self) -> None:
         """The answer is complete: back to the pool after a clean end, else close."""

@@ -7,7 +7,6 @@ stream is with the client in the turn of the loop in which it arrived.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import deque
 from typing import Final
 
@@ -16,7 +15,7 @@ from tuna_router.core import Core
 from tuna_router.dataplane.account import Account
 from tuna_router.dataplane.chunked import END
 from tuna_router.dataplane.client import ClientConnection
-from tuna_router.dataplane.forward import Answered, Failed, Forward, Refused, Result
+from tuna_router.dataplane.forward import Answered, Failed, Forward, Refused, Result, asks_for_a_stream, patience
 from tuna_router.dataplane.headers import own_lines, upstream_lines
 from tuna_router.dataplane.relay import Relay
 from tuna_router.dataplane.request_head import RequestHead
@@ -24,12 +23,10 @@ from tuna_router.envelope import error_body
 from tuna_router.fleet import Attempt, LiveBackend
 from tuna_router.meter import Outcome
 from tuna_router.policy import choose
-from tuna_router.settings import Kind
 
 _BODY_PATIENCE_S: Final = 60.0
 _SECOND_CHANCE_PAUSE_S: Final = 0.05
 _BUSY_COOLDOWN_S: Final = 1.0
-_STREAM: Final = re.compile(rb'"stream"\s*:\s*true')
 
 
 class Exchange:
@@ -163,7 +160,7 @@ class Exchange:
             self._error(408, "The request's body did not arrive in time.", "request_timeout")
         elif self._forward is not None:
             left_s, self._left_patience_s = self._left_patience_s, 0.0
-            if left_s and _STREAM.search(b"".join(self._pieces)) is None and self._left_s() > 0:
+            if left_s and not asks_for_a_stream(self._pieces) and self._left_s() > 0:
                 # No stream was asked for: such an answer comes all at once, at its end.
                 self._patience_s += left_s
                 self._client.timer.set(max(min(left_s, self._left_s()), 0.001))
@@ -208,7 +205,9 @@ class Exchange:
         if self._attempts > 1:
             core.meter.failovers += 1
         self._attempt = backend.begin()
-        self._patience(backend)
+        self._patience_s, self._left_patience_s = patience(
+            core.settings, backend.settings.kind, head, None if self._streams else self._pieces
+        )
         if not self._streams:
             self._client.timer.set(max(min(self._patience_s, left_s), 0.001))
         route = backend.route
@@ -230,27 +229,6 @@ class Exchange:
             self._pieces = []
             forward.when_writable(self._writable)
         forward.start(core.upstream, route, core.settings.connect_timeout_s)
-
-    def _patience(self, backend: LiveBackend) -> None:
-        """How long this backend may take to its first byte.
-
-        An unstreamed answer comes all at its end; whether one was asked for is looked up when the time
-        for a stream is over, since searching a large body is dear.
-        """
-        settings = self._core.settings
-        self._left_patience_s = 0.0
-        if backend.settings.kind is Kind.SERVERLESS:
-            self._patience_s = settings.first_byte_timeout_s
-        else:
-            self._patience_s = settings.spot_first_byte_timeout_s
-            if self._head.method not in (b"GET", b"HEAD"):
-                longer_s = settings.spot_unstreamed_timeout_s
-                if self._streams or (
-                    longer_s < self._patience_s and _STREAM.search(b"".join(self._pieces)) is None
-                ):
-                    self._patience_s = longer_s
-                else:
-                    self._left_patience_s = max(longer_s - self._patience_s, 0.0)
 
     def _left_s(self) -> float:
         return self._deadline - self._client.timer.now()

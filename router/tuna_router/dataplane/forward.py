@@ -7,16 +7,20 @@ The first *body* byte, not the head: a vLLM answers 200 long before it schedules
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from tuna_router.dataplane.account import begins_with_an_error
 from tuna_router.dataplane.connection import BackendLost, Connection
+from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.dataplane.response_head import Framing, ResponseHead
 from tuna_router.dataplane.route import Route
 from tuna_router.dataplane.upstream import Upstream
+from tuna_router.settings import Kind, Settings
 
+_STREAM: Final = re.compile(rb'"stream"\s*:\s*true')
 WHOLE_CAP_BYTES: Final = 1024 * 1024
 """JSON answers up to this size are taken whole before anything is sent, so that half of one is retried."""
 
@@ -76,6 +80,30 @@ Result = Answered | Refused | Failed
 def is_retryable(status: int) -> bool:
     """408, 429 and every 5xx: vLLM's drain is a 500."""
     return status in (408, 429) or status >= 500
+
+
+def asks_for_a_stream(pieces: list[bytes]) -> bool:
+    """True for an OpenAI request with `"stream": true`."""
+    return _STREAM.search(b"".join(pieces)) is not None
+
+
+def patience(
+    settings: Settings, kind: Kind, request: RequestHead, pieces: list[bytes] | None
+) -> tuple[float, float]:
+    """How long a backend of this kind may take to its first byte, and how much longer where the request
+    (`pieces`; None for one that flows through) turns out to ask for no stream.
+
+    An unstreamed answer comes all at its end. Which it is, is looked up when the time for a stream is
+    over, since searching a large body is dear.
+    """
+    if kind is Kind.SERVERLESS:
+        return settings.first_byte_timeout_s, 0.0
+    stream_s, whole_s = settings.spot_first_byte_timeout_s, settings.spot_unstreamed_timeout_s
+    if request.method in (b"GET", b"HEAD"):
+        return stream_s, 0.0
+    if pieces is None or (whole_s < stream_s and not asks_for_a_stream(pieces)):
+        return whole_s, 0.0
+    return stream_s, max(whole_s - stream_s, 0.0)
 
 
 class Forward:

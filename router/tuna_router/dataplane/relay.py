@@ -103,7 +103,7 @@ class Relay:
         payload = connection.payload
         if payload:
             self._reader.feed(payload)
-            self._last = payload if len(payload) >= 4 else self._last + payload
+            self._last = payload if len(payload) >= 4 else (self._last + payload)[-4:]
         if connection.ended:
             self._finish(b"", payload, connection.raw)
             return

@@ -252,3 +252,16 @@ async def test_a_body_above_the_cap_flows_through_and_is_sent_once(
     answer = await router.client.post("/v1/files", content=big)
     assert answer.status_code == 500, "its body is gone: nobody else can be asked"
     assert not serverless.seen
+
+
+async def test_an_unstreamed_answer_may_take_longer_than_the_first_token_of_a_stream(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    async def slow(wire: Wire, seen: Seen) -> None:
+        await asyncio.sleep(0.4)
+        await wire.json({"slow": True})
+
+    spot, serverless = await start_backend(slow), await start_backend()
+    router = await start_router(serverless, spot, spot_first_byte_timeout_s=0.1, spot_unstreamed_timeout_s=5)
+    assert (await router.complete()).headers["x-tuna-backend"] == "spot"
+    assert (await router.complete(stream=True)).headers["x-tuna-backend"] == "serverless"
