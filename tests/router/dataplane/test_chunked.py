@@ -50,7 +50,7 @@ def test_a_body_that_breaks_off_anywhere_can_be_closed_well(pieces: list[bytes],
     [
         b"-1\r\n", b"+1\r\na\r\n", b" 1\r\na\r\n", b"1 \r\na\r\n", b"0x1\r\na\r\n", b"1_0\r\n", b"\r\n", b"g\r\n",
         b"1\na\n", b"1\r\nab\r\n", b"1\r\na\n", b"f" * 16 + b"\r\n", b"1;\x00\r\na\r\n", b"1" * 5000,
-        b"0\r\nbad trailer\r\n\r\n", b"0\r\n: x\r\n\r\n", b"0\r\nx : y\r\n\r\n", b"0\r\n folded\r\n\r\n",
+        b"0\r\nbad trailer\r\n\r\n", b"0\r\n: x\r\n\r\n", b"0\r\nx : y\r\n\r\n", b"0\r\n folded\r\n\r\n", b"0\r\nTransfer-Encoding: x\r\n\r\n",
         b"0\r\n" + b"a: b\r\n" * 5000 + b"\r\n", b"1\r\na\r\n\n", b"1\rx",
     ],
 )  # fmt: skip
