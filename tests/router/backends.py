@@ -118,7 +118,9 @@ class Backend:
         return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port, ssl=self.tls)
+        self._server = await asyncio.start_server(
+            self._connected, "127.0.0.1", self.port, ssl=self.tls, backlog=4096
+        )
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:

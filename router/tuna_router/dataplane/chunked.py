@@ -14,7 +14,7 @@ END: Final = b"0\r\n\r\n"
 _LONGEST_LINE: Final = 4096
 _MOST_TRAILERS: Final = 16 * 1024
 _LONGEST_PADDING: Final = 64 * 1024
-_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
+_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?")
 # A trailer that speaks of framing is not dropped in silence: somebody meant something by it.
 _TRAILER: Final = re.compile(
     rb"(?i:(?!transfer-encoding:|content-length:|host:))[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*"
