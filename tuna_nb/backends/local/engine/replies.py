@@ -5,6 +5,7 @@ A reply listens to its answers, writes what the wire wants, and acts on the faul
 
 from __future__ import annotations
 
+import abc
 import os
 import time
 from typing import Any, Protocol
@@ -41,7 +42,7 @@ class ServerSide(Protocol):
         """The engine dies, and the server with it."""
 
 
-class Reply:
+class Reply(abc.ABC):
     """What both kinds of reply share: the answers, the fault, the end."""
 
     def __init__(
@@ -117,17 +118,17 @@ class Reply:
                 return False
         return True
 
+    @abc.abstractmethod
     def on_token(self, answer: Answer, token_id: int) -> None:
         """A token came; `answer.finish_reason` is set with the last one."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def die(self) -> None:
         """Tell the client that the engine has failed, in the way of this kind of reply."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def end_short(self) -> None:
         """End the answer cleanly as far as HTTP goes, but unfinished."""
-        raise NotImplementedError
 
     def on_death(self) -> None:
         """The engine is gone."""
