@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from tuna_router.asgi import Application, AsgiCall
-from tuna_router.auth import Role, key_of
+from tuna_router.auth import Role
 from tuna_router.core import Core
 from tuna_router.dataplane.admit import Refusal, admit, unauthorized
 from tuna_router.dataplane.client import ClientConnection, Handler
@@ -19,10 +19,9 @@ from tuna_router.dataplane.refuse import refuse
 from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.envelope import error_body
 from tuna_router.health import health
+from tuna_router.meter import SAMPLE_S
 from tuna_router.settings import Settings
 from tuna_router.watch import Watchers
-
-_SWEEP_S = 5.0
 
 
 class Router:
@@ -74,17 +73,16 @@ class Router:
             if path in (b"/metrics", b"/router") or path.startswith(b"/router/"):
                 return self._control_plane(client, head, path)
         core = self.core
-        key = key_of(head.special)
         request_id = request_id_of(head.special.get(b"x-request-id"))
-        if head.length is not None and head.length > core.settings.body_limit_bytes:
+        if client.length is not None and client.length > core.settings.body_limit_bytes:
             body = error_body("The request's body is too large.", "invalid_request_error", "body_too_large")
             client.answer(413, body, own_lines(b"", 0, request_id))
             return None
-        admitted = admit(core, key)
+        admitted = admit(core, head.key)
         if isinstance(admitted, Refusal):
             lines = admitted.lines + own_lines(b"", 0, request_id)
             return refuse(client, head, Refusal(admitted.status, admitted.body, lines))
-        return Exchange(core, client, head, request_id=request_id, key=key, ticket=admitted)
+        return Exchange(core, client, head, request_id, admitted)
 
     def _health(self, client: ClientConnection, head: RequestHead) -> Handler | None:
         if head.method not in (b"GET", b"HEAD"):
@@ -95,7 +93,7 @@ class Router:
         )
 
     def _control_plane(self, client: ClientConnection, head: RequestHead, path: bytes) -> Handler | None:
-        core, key = self.core, key_of(head.special)
+        core, key = self.core, head.key
         role = core.guard.role(key)
         needed = Role.CLIENT if path in (b"/metrics", b"/router/stats") else Role.ADMIN
         if role < needed:
@@ -118,7 +116,8 @@ class Router:
 
     def _sweep(self) -> None:
         self.core.upstream.sweep()
-        self._sweeper.set(_SWEEP_S)
+        self.core.meter.sample()
+        self._sweeper.set(SAMPLE_S)
 
 
 def _from_another_site(head: RequestHead) -> bool:

@@ -35,11 +35,12 @@ class Core:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.open_door = open_door
+        self.clock = clock
         self.meter = Meter(clock, wall)
         self.admission = Admission(settings.max_concurrency)
         self.fleet = Fleet(self.meter)
         self.upstream = Upstream()
-        self.wheel = Wheel()
+        self.wheel = Wheel(clock=clock)
         self._save_to = save_to
         self._not_saved = frozenset(not_saved)
         self._take(settings)

@@ -76,8 +76,9 @@ class _FromMeter(Collector):
         statuses = CounterMetricFamily(
             "tuna_router_answers", "Answers passed on, by backend and status", labels=["backend", "status"]
         )
-        for (name, status), count in meter.statuses.items():
-            statuses.add_metric([name, str(status)], count)
+        for name, tally in meter.backends.items():
+            for status, count in tally.statuses.items():
+                statuses.add_metric([name, str(status)], count)
         yield statuses
 
         running = GaugeMetricFamily(
