@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuna_router.dataplane.account import Account
-from tuna_router.meter import WINDOW_S, Counts, Durations, Meter, Outcome, Tally, Window
+from tuna_router.meter import WINDOW_S, Counts, Durations, Meter, Outcome, Window
 from tuna_router.settings import Kind
 
 
