@@ -10,16 +10,20 @@ from tuna_router.meter import Meter, Outcome, Tokens
 
 _BATCH_BYTES: Final = 64 * 1024
 _KEEP_BYTES: Final = 1024 * 1024
+_TAIL_BYTES: Final = 8 * 1024
 _USAGE: Final = re.compile(rb'"usage"\s*:\s*\{')
 _PROMPT_TOKENS: Final = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,15})\b')
 _COMPLETION_TOKENS: Final = re.compile(rb'"completion_tokens"\s*:\s*(\d{1,15})\b')
 _FINISH: Final = re.compile(rb'"finish_reason"\s*:\s*"')
 _DONE: Final = re.compile(rb"^data:\s*\[DONE\]", re.MULTILINE)
-_TEXTS: Final = [
-    b'"%b":%b"' % (name, blank)
-    for name in (b"content", b"text", b"reasoning_content", b"reasoning")
-    for blank in (b"", b" ")
-]
+_TEXTS: Final = (
+    b'"content":"',
+    b'"text":"',
+    b'"reasoning":"',
+    b'"content": "',
+    b'"text": "',
+    b'"reasoning_content":"',
+)
 _ERROR: Final = re.compile(rb'^data:\s*\{\s*"error"\s*:\s*[{"]', re.MULTILINE)
 _ERROR_FIRST: Final = re.compile(rb'\s*(?:event:\s*error\s*)?data:\s*\{\s*"error"\s*:\s*[{"]')
 _COMPLETIONS: Final = re.compile(rb"/(?:chat/)?completions$")
@@ -151,6 +155,19 @@ class Reader:
         if usage is not None:
             self._usage = usage
         if self._usage is None:
-            self._chunks += sum([data.count(text) - data.count(text + b'"') for text in _TEXTS])
-        self._finished = self._finished or _FINISH.search(data) is not None or _DONE.search(data) is not None
+            self._chunks += _pieces_of_text(data)
+        self._finished = self._finished or _finishes(data)
         self._error = self._error or (b'"error"' in data and _ERROR.search(data) is not None)
+
+
+def _pieces_of_text(data: bytes) -> int:
+    """How many events bring text. One stream writes it in one way: the first that occurs is counted."""
+    return next((n - data.count(text + b'"') for text in _TEXTS if (n := data.count(text))), 0)
+
+
+def _finishes(data: bytes) -> bool:
+    # At the end, where a finish is; and first as engines write it: patterns are ten times as slow.
+    tail = data[-_TAIL_BYTES:]
+    if b'"finish_reason":"' in tail or b"\ndata: [DONE]" in tail:
+        return True
+    return _FINISH.search(tail) is not None or _DONE.search(tail) is not None

@@ -116,6 +116,8 @@ class Exchange:
     def timer(self) -> None:
         """A deadline passed."""
         if self._relay is not None:
+            if not self._relay.timer():
+                return
             if self._client.write_paused:
                 self._drop(Outcome.CANCELLED)  # it is the client that stalls
                 self._client.abort()
