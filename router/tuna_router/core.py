@@ -14,6 +14,7 @@ from tuna_router.dataplane.upstream import Upstream
 from tuna_router.dataplane.wheel import Wheel
 from tuna_router.fleet import Fleet
 from tuna_router.meter import Meter
+from tuna_router.retry import RetryBudget
 from tuna_router.settings import Settings
 
 
@@ -39,6 +40,7 @@ class Core:
         self.meter = Meter(clock, wall)
         self.admission = Admission(settings.max_concurrency)
         self.fleet = Fleet(self.meter)
+        self.retries = RetryBudget(settings.retry_ratio, settings.retry_burst)
         self.upstream = Upstream()
         self.wheel = Wheel(clock=clock)
         self._save_to = save_to
@@ -59,4 +61,5 @@ class Core:
         self.settings = settings
         self.guard = Guard(settings.api_key_sha256, settings.admin_key_sha256, open_door=self.open_door)
         self.admission.limit = settings.max_concurrency
+        self.retries.ratio, self.retries.burst = settings.retry_ratio, settings.retry_burst
         self.fleet.configure(settings)

@@ -232,7 +232,8 @@ class Exchange:
             backend.failed(attempt, failure.reason, gone=failure.gone, cooldown_s=cooldown_s)
         self._failures = (*self._failures, f"{backend.settings.name}: {failure.reason}")
         attempt.close(Outcome.FAILED, core.clock())
-        if self._streams:
+        sent = isinstance(failure, Refused) or failure.sent
+        if self._streams or (sent and not self._may_be_sent_again()):
             self._give_up()
         elif isinstance(failure, Failed) and failure.again and self._second_chance:
             # The only backend: a kept connection may have been closed just then, or another replica
@@ -243,6 +244,13 @@ class Exchange:
             self._again = asyncio.get_running_loop().call_later(_SECOND_CHANCE_PAUSE_S, self._next)
         else:
             self._next()
+
+    def _may_be_sent_again(self) -> bool:
+        """After an attempt that reached somebody."""
+        core = self._core
+        if self._head.once or self._attempts >= core.settings.max_attempts:
+            return False
+        return not (self._waiting or self._second_chance) or core.retries.take(core.meter.requests.started)
 
     # Relay
 

@@ -47,12 +47,14 @@ class Refused:
 
 @dataclass(slots=True)
 class Failed:
-    """No answer. `gone`: nobody is there. `again`: a second connection may do better."""
+    """No answer. `gone`: nobody is there. `again`: a second connection may do better. `sent`: the
+    request, or some of it, was sent."""
 
     reason: str
     gone: bool
     again: bool = False
     timed_out: bool = False
+    sent: bool = True
 
 
 class Sender(Protocol):
@@ -155,9 +157,10 @@ class Forward:
 
     def lost(self, error: BackendLost) -> None:
         """Connecting failed, or the connection is gone."""
+        sent = self._connection is not None
         self._connection = None
         self._dialling = None
-        self._sender.failed(Failed(error.reason, error.gone, error.again, error.timed_out))
+        self._sender.failed(Failed(error.reason, error.gone, error.again, error.timed_out, sent))
 
     def writable(self, ready: bool) -> None:
         """The backend takes more of the request's body, or none for now."""

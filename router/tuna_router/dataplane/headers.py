@@ -24,6 +24,8 @@ HOP_BY_HOP: Final = frozenset(
         b"http2-settings",
     }
 )
+SIDE_EFFECTS: Final = b"x-tuna-side-effects"
+"""A client's word that its request must not be executed twice."""
 _NOT_UPSTREAM: Final = HOP_BY_HOP | {
     b"host",
     b"content-length",
@@ -31,6 +33,7 @@ _NOT_UPSTREAM: Final = HOP_BY_HOP | {
     b"x-api-key",
     b"expect",
     b"x-request-id",
+    SIDE_EFFECTS,
 }
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 # Unique, not secret: a generator of our own spares a system call for each request.

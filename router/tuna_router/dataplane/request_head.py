@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 import httptools
 
 from tuna_router.auth import key_of
-from tuna_router.dataplane.headers import Headers, upstream_lines
+from tuna_router.dataplane.headers import SIDE_EFFECTS, Headers, upstream_lines
 
 if TYPE_CHECKING:
     from tuna_router.dataplane.route import Route
@@ -34,6 +34,7 @@ _READ_HERE: Final = frozenset(
         b"authorization",
         b"x-api-key",
         b"x-request-id",
+        SIDE_EFFECTS,
     }
 )
 _LENGTH: Final = re.compile(rb"\r\n(?i:content-length):[ \t]*([0-9]{1,15})[ \t]*\r\n")
@@ -69,6 +70,7 @@ class RequestHead:
         "key",
         "method",
         "nominated",
+        "once",
         "special",
         "target",
     )
@@ -86,6 +88,8 @@ class RequestHead:
         """True when the client said how long its body is, be it of no length."""
         self.nominated: frozenset[bytes] = frozenset()
         self.key: bytes | None = None
+        self.once = False
+        """True for a request that is never sent again, whatever came of it."""
         self._begins: dict[Route, bytes] = {}
 
     def on_url(self, url: bytes) -> None:
@@ -192,6 +196,7 @@ def parse_request_head(data: bytes) -> tuple[RequestHead, int | None]:
         raise BadRequest(431, f"More than {MAX_HEADERS} headers.", "headers_too_large")
     head.http10 = version == "1.0"
     head.key = key_of(head.special)
+    head.once = head.special.get(SIDE_EFFECTS, b"false").lower() not in (b"false", b"0", b"no")
     return head, _frame(head)
 
 
