@@ -1,10 +1,12 @@
-"""CPU seconds of starting, time to the router's first answer, and its memory; each the median of five."""
+"""CPU seconds of starting, time to the router's first answer, and its memory, each the median of five;
+then the router's data plane beside nginx, in our own benchmark and in `../shared`'s where it is."""
 
 from __future__ import annotations
 
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from pathlib import Path
 import psutil
 
 TIMES = 5
+SHARED = Path(__file__).parents[2].parent / "shared/tools/router_bench/bench.py"
 IPYTHON = "from IPython.core.interactiveshell import InteractiveShell\nshell = InteractiveShell.instance()\n"
 LOAD = IPYTHON + "shell.run_line_magic('load_ext', 'tuna_nb')\n"
 
@@ -83,7 +86,16 @@ def main() -> None:
     print(f"%load_ext tuna_nb    {loaded - ipython:6.3f} CPU s over Python and IPython ({ipython:.3f})")
     print(f"tuna --help          {helped - python:6.3f} CPU s over Python ({python:.3f})")
     print(f"router, first answer {seconds:6.3f} s, {used:.3f} CPU s")
-    print(f"router, peak memory  {memory:6.1f} MB")
+    print(f"router, peak memory  {memory:6.1f} MB", flush=True)
+    if sys.platform == "linux":
+        subprocess.run([sys.executable, "-m", "tests.bench.router.beside_nginx"], check=True)
+    if SHARED.exists() and shutil.which("gcc"):
+        command = f"{sys.executable} -m tuna_router --port 8200 --serverless {{up1}} --spot {{up2}}"
+        command += " --api-key-env KEY --max-concurrency 1200"
+        workloads = "small,paced,body8k,body256k,idle1000"
+        words = ["--router", command, "--port", "8200", "--header", "Authorization: Bearer sk-bench"]
+        environ = {**os.environ, "KEY": "sk-bench"}
+        subprocess.run([sys.executable, str(SHARED), *words, "--workloads", workloads], check=True, env=environ)
 
 
 if __name__ == "__main__":
