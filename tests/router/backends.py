@@ -110,17 +110,18 @@ class Backend:
     port: int = 0
     open_connections: int = 0
     tls: ssl.SSLContext | None = None
+    host: str = "127.0.0.1"
+    connections: list[asyncio.StreamWriter] = field(default_factory=list)
     _server: asyncio.Server | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def url(self) -> str:
-        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(
-            self._connected, "127.0.0.1", self.port, ssl=self.tls, backlog=4096
-        )
+        self._server = await asyncio.start_server(self._connected, self.host, self.port, ssl=self.tls, backlog=4096)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -137,6 +138,7 @@ class Backend:
         assert task is not None
         self._tasks.add(task)
         self.open_connections += 1
+        self.connections.append(writer)
         wire = Wire(reader, writer)
         try:
             while not writer.is_closing() and (seen := await _read(reader)) is not None:
