@@ -1,0 +1,181 @@
+"""Recorder: what one stream has said, kept cheaply, and how it ends, known before the client is told.
+
+A piece of whole, ordinary events is put on a list and passed on. Anything else (half an event, a finish,
+`[DONE]`, something that may be an error) is read event by event, and only whole events that belong to a good
+stream are let through: the client never sees the error, or the `[DONE]` after it, of a stream that will be
+continued. A good stream has a chunk with a finish_reason and no error; `[DONE]` alone proves nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Final
+
+from tuna_router.dataplane.events import EventSplitter, data_of, is_error_event
+from tuna_router.resume.hide import hide_ids, is_only_ids
+from tuna_router.resume.packing import PackedEvents
+
+CAP_BYTES: Final = 1024 * 1024
+_PACK_BYTES: Final = 8 * 1024
+_OBJECT_BYTES: Final = 41
+"""What a piece takes besides its bytes: its object and its place in a list."""
+_FINISH: Final = re.compile(rb'"finish_reason"\s*:\s*"(\w+)"')
+_NO_FINISH: Final = frozenset({b"abort", b"error"})
+
+
+class Recorder:
+    """Follows the stream of one backend to its end; feed it every piece of the body.
+
+    hides_ids: the client did not ask for token ids. given_up: why the stream can't be continued (the refusal of
+    its request; more than `cap_bytes`), or None: then nothing is kept, but the end is still judged.
+    broken: what broke the stream, or None; nothing is let through after it. held: the error event that was not.
+    finished: a chunk with a finish_reason has been let through. done: so has [DONE].
+    """
+
+    __slots__ = (
+        "_bytes",
+        "_cap_bytes",
+        "_hides_ids",
+        "_packed",
+        "_pieces",
+        "_splitter",
+        "broken",
+        "done",
+        "finished",
+        "given_up",
+        "held",
+    )
+
+    def __init__(self, *, hides_ids: bool, given_up: str | None = None, cap_bytes: int = CAP_BYTES) -> None:
+        self._hides_ids = hides_ids
+        self._cap_bytes = cap_bytes
+        self._pieces: list[bytes] = []
+        self._bytes = 0
+        self._packed = PackedEvents()
+        self._splitter = EventSplitter()
+        self.given_up = given_up
+        self.broken: str | None = None
+        self.finished = False
+        self.done = False
+        self.held = b""
+
+    def feed(self, payload: bytes) -> bytes:
+        """The next bytes of the body; returns what may be sent to the client now, `payload` itself if it can."""
+        if (
+            payload[-2:] != b"\n\n"
+            or b'"finish_reason":null' not in payload
+            or b'"error"' in payload
+            or b'"finish_reason":"' in payload
+            or b"[DONE]" in payload
+            or b'"delta":{}' in payload
+            or self._splitter.tail
+            or self.broken is not None
+        ):
+            return self._read(payload)
+        self._pieces.append(payload)
+        self._bytes += len(payload)
+        if self._bytes > _PACK_BYTES:
+            self._pack()
+        return hide_ids(payload) if self._hides_ids else payload
+
+    def end(self) -> bytes:
+        """The body came to its framed end; returns what may still be sent. A stream without a finish is broken."""
+        tail = self._splitter.tail
+        passed = b""
+        if tail and self.broken is None:
+            self._splitter.tail = b""
+            if _is_whole(tail):
+                # A stream may end without the blank line; what it said last counts.
+                passed = self._event(tail)
+        if self.broken is None and not self.finished:
+            self.broken = "the stream ended without a finish"
+        return passed
+
+    def lost(self, reason: str) -> None:
+        """The backend broke off, or has been silent for too long."""
+        if self.broken is None and not self.done:
+            self.broken = reason
+
+    @property
+    def memory_bytes(self) -> int:
+        """About what is kept, in bytes."""
+        tail = len(self._splitter.tail)
+        return self._bytes + len(self._pieces) * _OBJECT_BYTES + self._packed.memory_bytes + tail
+
+    def events(self) -> bytes:
+        """All whole events so far, as the backend sent them; empty once given up."""
+        return b"" if self.given_up is not None else self._packed.events() + b"".join(self._pieces)
+
+    def _read(self, payload: bytes) -> bytes:
+        if self.broken is not None:
+            return b""
+        passed = [self._event(event) for event in self._splitter.feed(payload)]
+        if len(self._splitter.tail) > self._cap_bytes:
+            self.broken = f"an event of more than {self._cap_bytes} bytes"
+            self._splitter.tail = b""
+        return passed[0] if len(passed) == 1 else b"".join(passed)
+
+    def _event(self, event: bytes) -> bytes:
+        """One whole event: what may be sent of it."""
+        if self.broken is not None:
+            return b""
+        data = data_of(event)
+        if data is None:
+            return event
+        if data.strip() == b"[DONE]":
+            if not self.finished:
+                self.broken = "[DONE] came without a finish"
+                return b""
+            self.done = True
+            return event
+        if is_error_event(event) or (b'"error"' in data and _is_error(data)):
+            self.broken, self.held = "an error event", event
+            return b""
+        finish = _FINISH.search(data)
+        if finish is not None:
+            if finish.group(1) in _NO_FINISH:
+                self.broken, self.held = f"finish_reason {finish.group(1).decode()}", event
+                return b""
+            self.finished = True
+        self._pieces.append(event if event.endswith(b"\n") else event + b"\n\n")
+        self._bytes += len(event)
+        if self._bytes > _PACK_BYTES:
+            self._pack()
+        if not self._hides_ids:
+            return event
+        return b"" if is_only_ids(event) else hide_ids(event)
+
+    def _pack(self) -> None:
+        pieces = self._pieces
+        if self.given_up is None:
+            example = pieces[len(pieces) // 2]
+            if example.count(b"\n\n") > 1:
+                example = example[: example.index(b"\n\n") + 2]
+            self._packed.add(b"".join(pieces), example)
+            if self._packed.memory_bytes > self._cap_bytes:
+                self.given_up = f"more than {self._cap_bytes} bytes were said"
+                self._packed.clear()
+        pieces.clear()
+        self._bytes = 0
+
+
+def _is_error(data: bytes) -> bool:
+    try:
+        said = json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(said, dict) and said.get("error") is not None
+
+
+def _is_whole(tail: bytes) -> bool:
+    data = data_of(tail)
+    if data is None:
+        return False
+    if data.strip() == b"[DONE]":
+        return True
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return True
