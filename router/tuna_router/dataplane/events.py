@@ -27,14 +27,15 @@ class EventSplitter:
     def feed(self, piece: bytes) -> list[bytes]:
         """The events that are complete with this piece, each with its blank line, joined equal to what came."""
         text = self.tail + piece if self.tail else piece
+        if b"\r" not in text:
+            *whole, self.tail = text.split(b"\n\n")
+            return [event + b"\n\n" for event in whole]
         events = []
         # What is known of the tail holds no blank line; one may begin in its last three bytes.
         start, search = 0, max(0, len(self.tail) - 3)
         while (match := _BLANK.search(text, search)) is not None:
-            # A CR that belongs to the next blank line would be cut off with a LF that ends this one.
-            start_of_next = match.end()
-            events.append(text[start:start_of_next])
-            start = search = start_of_next
+            events.append(text[start : match.end()])
+            start = search = match.end()
         self.tail = text[start:] if start else text
         return events
 

@@ -14,12 +14,15 @@ from typing import Final
 
 from tuna_router.dataplane.events import EventSplitter, data_of, is_error_event
 from tuna_router.resume.hide import hide_ids, is_only_ids
-from tuna_router.resume.packing import PackedEvents
+from tuna_router.resume.packing import PackedEvents, Template, learn
 
 CAP_BYTES: Final = 1024 * 1024
 _PACK_BYTES: Final = 8 * 1024
 _OBJECT_BYTES: Final = 41
 """What a piece takes besides its bytes: its object and its place in a list."""
+_LEARNS: Final = 8
+"""A stream whose events share less than that (running usage in each) is read event by event."""
+_NEVER: Final = b"\x00"
 _FINISH: Final = re.compile(rb'"finish_reason"\s*:\s*"(\w+)"')
 _NO_FINISH: Final = frozenset({b"abort", b"error"})
 
@@ -36,10 +39,17 @@ class Recorder:
     __slots__ = (
         "_bytes",
         "_cap_bytes",
+        "_end",
+        "_head",
         "_hides_ids",
+        "_learns",
+        "_middle",
+        "_middle_length",
+        "_null_end",
         "_packed",
         "_pieces",
         "_splitter",
+        "_template",
         "broken",
         "done",
         "finished",
@@ -54,6 +64,11 @@ class Recorder:
         self._bytes = 0
         self._packed = PackedEvents()
         self._splitter = EventSplitter()
+        self._template: Template | None = None
+        self._learns = _LEARNS
+        self._head = _NEVER
+        self._middle = self._end = self._null_end = b""
+        self._middle_length = 0
         self.given_up = given_up
         self.broken: str | None = None
         self.finished = False
@@ -62,22 +77,26 @@ class Recorder:
 
     def feed(self, payload: bytes) -> bytes:
         """The next bytes of the body; returns what may be sent to the client now, `payload` itself if it can."""
+        # One whole event like those before: begun alike, ended alike, one line.
         if (
-            payload[-2:] != b"\n\n"
-            or b'"finish_reason":null' not in payload
-            or b'"error"' in payload
-            or b'"finish_reason":"' in payload
-            or b"[DONE]" in payload
-            or b'"delta":{}' in payload
-            or self._splitter.tail
-            or self.broken is not None
+            payload.startswith(self._head)
+            and payload.endswith(self._end)
+            and payload.find(b"\n") == len(payload) - 2
         ):
-            return self._read(payload)
-        self._pieces.append(payload)
-        self._bytes += len(payload)
-        if self._bytes > _PACK_BYTES:
-            self._pack()
-        return hide_ids(payload) if self._hides_ids else payload
+            if not self._middle_length:
+                self._pieces.append(payload)
+                self._bytes += len(payload)
+                if self._bytes > _PACK_BYTES:
+                    self._pack()
+                return payload
+            start = payload.rfind(b"[") + 1
+            if payload.startswith(self._middle, start - self._middle_length):
+                self._pieces.append(payload)
+                self._bytes += len(payload)
+                if self._bytes > _PACK_BYTES:
+                    self._pack()
+                return payload[: start - 1] + self._null_end if self._hides_ids else payload
+        return self._read(payload)
 
     def end(self) -> bytes:
         """The body came to its framed end; returns what may still be sent. A stream without a finish is broken."""
@@ -108,18 +127,30 @@ class Recorder:
         return b"" if self.given_up is not None else self._packed.events() + b"".join(self._pieces)
 
     def _read(self, payload: bytes) -> bytes:
+        """Bytes that may be anything, event by event."""
         if self.broken is not None:
             return b""
         passed = [self._event(event) for event in self._splitter.feed(payload)]
-        if len(self._splitter.tail) > self._cap_bytes:
+        tail = self._splitter.tail
+        if len(tail) > self._cap_bytes and self.broken is None:
             self.broken = f"an event of more than {self._cap_bytes} bytes"
-            self._splitter.tail = b""
-        return passed[0] if len(passed) == 1 else b"".join(passed)
+        if tail or self.broken is not None:
+            self._head = _NEVER
+        elif self._template is not None:
+            self._head = self._template.head
+        told = b"".join(passed)
+        return payload if told == payload else told
 
     def _event(self, event: bytes) -> bytes:
         """One whole event: what may be sent of it."""
         if self.broken is not None:
             return b""
+        template = self._template
+        if template is not None and event.startswith(template.head) and event.endswith(template.end):
+            start = event.rfind(b"[") + 1
+            if event.startswith(template.middle, start - self._middle_length):
+                self._keep(event)
+                return event[: start - 1] + self._null_end if self._middle_length and self._hides_ids else event
         data = data_of(event)
         if data is None:
             return event
@@ -138,21 +169,37 @@ class Recorder:
                 self.broken, self.held = f"finish_reason {finish.group(1).decode()}", event
                 return b""
             self.finished = True
-        self._pieces.append(event if event.endswith(b"\n") else event + b"\n\n")
-        self._bytes += len(event)
-        if self._bytes > _PACK_BYTES:
-            self._pack()
+        elif self._learns:
+            self._learn(event)
+        self._keep(event if event.endswith(b"\n") else event + b"\n\n")
         if not self._hides_ids:
             return event
         return b"" if is_only_ids(event) else hide_ids(event)
 
+    def _keep(self, event: bytes) -> None:
+        self._pieces.append(event)
+        self._bytes += len(event)
+        if self._bytes > _PACK_BYTES:
+            self._pack()
+
+    def _learn(self, event: bytes) -> None:
+        """Take `event` for the example of those to come."""
+        template = learn(event)
+        if template is None:
+            return
+        self._learns -= 1
+        self._pack()
+        self._template = template
+        self._middle, self._end = template.middle, template.end
+        self._middle_length = len(template.middle)
+        self._null_end = b"null" + template.end[1:]
+
     def _pack(self) -> None:
         pieces = self._pieces
+        if not pieces:
+            return
         if self.given_up is None:
-            example = pieces[len(pieces) // 2]
-            if example.count(b"\n\n") > 1:
-                example = example[: example.index(b"\n\n") + 2]
-            self._packed.add(b"".join(pieces), example)
+            self._packed.add(b"".join(pieces), self._template)
             if self._packed.memory_bytes > self._cap_bytes:
                 self.given_up = f"more than {self._cap_bytes} bytes were said"
                 self._packed.clear()
