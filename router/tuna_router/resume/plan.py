@@ -99,14 +99,13 @@ def plan(
     spoken: Spoken,
     *,
     token_ids: bool = True,
-    careful: bool = False,
     context_length: int | None = None,
     reasoning_end: str | None = THINK_END,
 ) -> Continuation | Closing | Refusal:
     """How the stream that said `spoken` goes on.
 
     path, body: the client's request, the path without its query. token_ids: False for a backend that refuses
-    them. careful: a continuation ended inside a character (`Splice.leaked`). context_length: the backend's, in
+    them. context_length: the backend's, in
     tokens, where it is known. reasoning_end: what stands between reasoning and content in the model's own text,
     None where that is unknown.
     """
@@ -126,7 +125,7 @@ def plan(
         return Continuation(How.AGAIN, path, bodies.again(data, ids=wants_ids), True, client)
     asked = _Asked(path, data, client)
     if wants_ids and spoken.prompt_ids is not None and spoken.ids_complete:
-        found = _by_ids(asked, spoken, careful=careful, context_length=context_length, reasoning_end=reasoning_end)
+        found = _by_ids(asked, spoken, context_length=context_length, reasoning_end=reasoning_end)
         if found is not None:
             return found
     return _by_text(asked, spoken, ids=wants_ids)
@@ -144,7 +143,6 @@ def _by_ids(
     asked: _Asked,
     spoken: Spoken,
     *,
-    careful: bool,
     context_length: int | None,
     reasoning_end: str | None,
 ) -> Continuation | Closing | None:
@@ -154,7 +152,7 @@ def _by_ids(
     if spoken.reasoning_length and (hold_back or reasoning_end is None):
         # With text held back vLLM's parser and its ids are out of step: nobody knows where its reasoning ends.
         return None
-    cut = _cut(spoken, hold_back, greedy=greedy, careful=careful)
+    cut = _cut(spoken, hold_back, greedy=greedy)
     if cut is None:
         return None
     tokens = spoken.prior_tokens + cut.ids
@@ -183,12 +181,14 @@ def _by_ids(
     )
 
 
-def _cut(spoken: Spoken, hold_back: int, *, greedy: bool, careful: bool) -> Mark | None:
+def _cut(spoken: Spoken, hold_back: int, *, greedy: bool) -> Mark | None:
     """Where the ids are cut: how many are kept, and the position that those spell."""
     shown = spoken.shown
     for mark in reversed(spoken.marks):
         position = mark.position + hold_back
-        if position > shown or (careful and not mark.sure):
+        # Of several ids with the last of the reasoning, one may be the mark that ends it; nothing tells.
+        unclear = spoken.careful or mark.position == spoken.reasoning_length > 0
+        if position > shown or (unclear and not mark.sure):
             continue
         if position < shown and not greedy:
             return None

@@ -23,8 +23,8 @@ class Splice:
     """Follows the answer to `continuation`; feed it every piece of the body.
 
     It goes on writing into `spoken`, so that a continuation that breaks can be continued in its turn.
-    broken: what broke it, or None. leaked: it broke because its prompt ended inside a character; plan the next
-    one `careful`. finished: the client's finish_reason is known. done: [DONE] is out.
+    broken: what broke it, or None; that may be a prompt which ended inside a character, and the next plan avoids
+    that. finished: the client's finish_reason is known. done: [DONE] is out.
     """
 
     def __init__(self, spoken: Spoken, continuation: Continuation) -> None:
@@ -40,7 +40,6 @@ class Splice:
         self._usage: dict[str, Any] | None = None
         self._fingerprint: object = None
         self.broken: str | None = None
-        self.leaked = False
         self.finished = False
         self.done = False
 
@@ -148,7 +147,7 @@ class Splice:
             self._told_text = True
             tail = (spoken.text or "".join(spoken.reasoning))[-_TAIL:]
             if not self._continuation.sure and tail in text:
-                self.broken, self.leaked = "it told the prompt", True
+                self.broken, spoken.careful = "it told the prompt", True
                 return None
         reasoning, content = self._parts(text)
         length = len(reasoning) + len(content)

@@ -54,6 +54,8 @@ class Spoken:
         self.position = 0
         self.chunks = 0
         self.prompt_tokens: int | None = None
+        self.careful = False
+        """A continuation began inside a character: from now on only a sure mark will do."""
         self.finished = False
         self.usage_sent = False
         self.unknown: str | None = None
