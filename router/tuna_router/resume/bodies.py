@@ -68,13 +68,26 @@ def limit_of(data: dict[str, Any], *, chat: bool) -> int | None:
     return None if chat else COMPLETION_MAX_TOKENS
 
 
-def hold_back_of(data: dict[str, Any]) -> int:
-    """Characters that vLLM's text stays behind its ids in case they begin a stop string."""
+def stops_of(data: dict[str, Any]) -> list[str]:
+    """The stop strings of a request."""
     stop = data.get("stop")
     stops = [stop] if isinstance(stop, str) else stop if isinstance(stop, list) else []
+    return [text for text in stops if isinstance(text, str) and text]
+
+
+def hold_back_of(data: dict[str, Any]) -> int:
+    """Characters that vLLM's text stays behind its ids in case they begin a stop string."""
     if data.get("include_stop_str_in_output"):
         return 0
-    return max((len(text) for text in stops if isinstance(text, str) and text), default=1) - 1
+    return max(map(len, stops_of(data)), default=1) - 1
+
+
+def begun_stop_of(data: dict[str, Any], shown: str) -> int:
+    """Characters at the end of `shown` that may begin a stop string: only where nothing is held back."""
+    if not data.get("include_stop_str_in_output"):
+        return 0
+    lengths = [n for stop in stops_of(data) for n in range(1, len(stop)) if shown.endswith(stop[:n])]
+    return max(lengths, default=0)
 
 
 def is_greedy(data: dict[str, Any]) -> bool:

@@ -9,7 +9,8 @@ was whole. Two things put ids ahead of text:
   behind a chunk that brought the text to E, its ids spell E + L characters. With E_now characters shown, the
   latest chunk with E + L <= E_now is kept, and the first E_now - (E + L) characters of the rest are known to
   the client. A stop string that is still to come ends behind the E_now + L characters that were searched, so it
-  begins at E_now or later: all of it is in the rest, where the other engine finds it.
+  begins at E_now or later: all of it is in the rest, where the other engine finds it. With
+  include_stop_str_in_output one may have begun in what was shown, and the cut is made before that.
 
 Text that would be said twice must be the same twice: only a greedy answer is cut back behind what was shown,
 and what is said again is compared (`splice`).
@@ -152,7 +153,8 @@ def _by_ids(
     if spoken.reasoning_length and (hold_back or reasoning_end is None):
         # With text held back vLLM's parser and its ids are out of step: nobody knows where its reasoning ends.
         return None
-    cut = _cut(spoken, hold_back, greedy=greedy)
+    begun = bodies.begun_stop_of(data, spoken.visible)
+    cut = _cut(spoken, hold_back, spoken.shown - begun, greedy=greedy, stops=bool(data.get("stop")))
     if cut is None:
         return None
     tokens = spoken.prior_tokens + cut.ids
@@ -181,14 +183,16 @@ def _by_ids(
     )
 
 
-def _cut(spoken: Spoken, hold_back: int, *, greedy: bool) -> Mark | None:
-    """Where the ids are cut: how many are kept, and the position that those spell."""
+def _cut(spoken: Spoken, hold_back: int, latest: int, *, greedy: bool, stops: bool) -> Mark | None:
+    """Where the ids are cut, at `latest` or before: how many are kept, and the position that those spell."""
     shown = spoken.shown
+    # A prompt that is told is recognised, but not when a stop string has cut it short.
+    careful = spoken.careful or stops
     for mark in reversed(spoken.marks):
         position = mark.position + hold_back
         # Of several ids with the last of the reasoning, one may be the mark that ends it; nothing tells.
-        unclear = spoken.careful or mark.position == spoken.reasoning_length > 0
-        if position > shown or (unclear and not mark.sure):
+        unclear = careful or mark.position == spoken.reasoning_length > 0
+        if position > latest or (unclear and not mark.sure):
             continue
         if position < shown and not greedy:
             return None
@@ -199,6 +203,8 @@ def _cut(spoken: Spoken, hold_back: int, *, greedy: bool) -> Mark | None:
 
 def _by_text(asked: _Asked, spoken: Spoken, *, ids: bool) -> Continuation | Closing | Refusal:
     path, data, client = asked
+    if bodies.begun_stop_of(data, spoken.visible):
+        return Refusal("it broke off inside what may be a stop string")
     if spoken.reasoning_length:
         return Refusal("it broke off after reasoning, which goes on only from token ids")
     if client.ids:
