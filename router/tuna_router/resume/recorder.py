@@ -107,14 +107,15 @@ class Recorder:
             if _is_whole(tail):
                 # A stream may end without the blank line; what it said last counts.
                 passed = self._event(tail)
-        if self.broken is None and not self.finished:
-            self.broken = "the stream ended without a finish"
+        if not self.finished:
+            self.lost("the stream ended without a finish")
         return passed
 
     def lost(self, reason: str) -> None:
         """The backend broke off, or has been silent for too long."""
         if self.broken is None and not self.done:
             self.broken = reason
+            self._head = _NEVER
 
     @property
     def memory_bytes(self) -> int:

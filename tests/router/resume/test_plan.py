@@ -113,9 +113,35 @@ def test_what_a_sampled_stream_showed_is_kept_and_never_said_twice(chat: bool, d
         said = b"".join(map(splice.feed, other.stream(step.body, chat=False)))
         if splice.broken == "it told the prompt":
             continue
+        assert splice.done, splice.broken
         text = told(seen + said).text
         assert text.startswith(shown)
         assert set(text[len(shown) :]) <= {"Z"}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "steps", "fields"),
+    [
+        # The prompt that is told holds the stop string, which cuts it short.
+        ([b'"', b"\xff", b"a"], [2], {"stop": "a", "include_stop_str_in_output": True}),
+        # A stop string that has begun in what was shown.
+        ([b"b", b"a", b"a"], [1], {"stop": "baa", "include_stop_str_in_output": True}),
+        # Half a character behind a whole one.
+        ([b"a", b"\xc3", b"\xa9", b"b"], [2], {}),
+        ([b"a", b"\xc3", b"\xa9", b"b"], [1], {"stop": ["\u00e9b", "xyz"]}),
+    ],
+)
+@pytest.mark.parametrize("chat", [True, False])
+def test_cuts_that_were_wrong_once(
+    chat: bool, tokens: list[bytes], steps: list[int], fields: dict[str, Any]
+) -> None:
+    engine = Engine(tokens, range(len(tokens)), steps, together=False)
+    prompt = {"messages": [{"role": "user", "content": PROMPT}]} if chat else {"prompt": PROMPT}
+    body = json.dumps({**prompt, "stream": True, "temperature": 0, "max_tokens": 9, **fields}).encode()
+    events = [*engine.stream(body, chat=chat)[:-2], b"data: [DONE]\n\n"]
+    for cut in range(1, len(events)):
+        said = to_the_end(engine, CHAT if chat else TEXT, body, broken_at(events, cut, chat=chat), [])
+        assert said.essence == told(b"".join(events)).essence, cut
 
 
 def spoken_of(body: dict[str, Any], *chunks: dict[str, Any], chat: bool = True) -> Any:
