@@ -48,7 +48,11 @@ async def _serve(options: Options) -> int:
         else:
             return 0
 
-    language = Language(min_answer_tokens=options.min_answer_tokens, raw_bytes=options.raw_bytes)
+    language = Language(
+        min_answer_tokens=options.min_answer_tokens,
+        raw_bytes=options.raw_bytes,
+        thinks=options.reasoning_parser is not None,
+    )
     engine = Engine(
         Scheduler(options.limits, options.speed),
         language,

@@ -13,8 +13,10 @@ from typing import Final
 from tuna_nb.backends.local.engine.vocabulary import (
     CLASSES,
     FIRST_BYTE,
+    THINK_END,
     TOKENS,
     TURN_END,
+    TURN_START,
     WordClass,
     ids_of,
 )
@@ -40,6 +42,8 @@ _FULL_STOP_ID: Final = TOKENS.index(b".")
 _SPACED: Final = {c: (_FULL_STOP_ID,) if c is _C.FULL_STOP else ids_of(c, after_space=True) for c in _C}
 _LINE_START: Final = ids_of(_C.SUBJECT_DETERMINER, after_space=False)
 _CHOICES: Final = {c: tuple(_SPACED[after] for after in follow) for c, follow in _NEXT.items()}
+_THOUGHT_TOKENS: Final = 12
+"""A thought is at least so long, the head of the turn included."""
 _WHITESPACE: Final = frozenset(i for i, token in enumerate(TOKENS) if token.isspace())
 _MULTIBYTE: Final = tuple(c.encode() for c in ("é", "ü", "ñ", "€", "日", "本", "→", "😀", "🐟", "🚀"))
 
@@ -57,7 +61,7 @@ def scramble(value: int) -> int:
 class Prefix:
     """What the model remembers of all tokens so far; `push` adds one in constant time."""
 
-    __slots__ = ("half_character", "hash", "last_class", "length_of_turn", "line_start")
+    __slots__ = ("half_character", "hash", "last_class", "length_of_turn", "line_start", "thought")
 
     def __init__(self, ids: Iterable[int] = ()) -> None:
         self.hash = 0x243F6A8885A308D3
@@ -67,6 +71,8 @@ class Prefix:
         """The bytes of a character that is not complete yet."""
         self.last_class: WordClass = _C.NONE
         self.line_start = True
+        self.thought = False
+        """Whether the thinking of this turn is over."""
         for token_id in ids:
             self.push(token_id)
 
@@ -78,6 +84,8 @@ class Prefix:
             self.half_character = b""
             self.last_class = _C.NONE
             self.line_start = token_id != TURN_END
+            if token_id == TURN_START:
+                self.thought = False
             return
         self.length_of_turn += 1
         if token_id < FIRST_BYTE + 256 and token_id >= FIRST_BYTE + 128:
@@ -87,6 +95,8 @@ class Prefix:
         self.half_character = b""
         self.last_class = CLASSES[token_id]
         self.line_start = token_id in _WHITESPACE
+        if token_id == THINK_END:
+            self.thought = self.line_start = True
 
 
 def _open_character(tail: bytes) -> bytes:
@@ -102,12 +112,14 @@ class Language:
     """Chooses tokens.
 
     min_answer_tokens: an answer never ends by itself before that many tokens. raw_bytes: now and then a
-    multi-byte character is written, one byte per token, as real models do outside English.
+    multi-byte character is written, one byte per token, as real models do outside English. thinks: an answer
+    begins with a sentence or two of reasoning, which `</think>` ends.
     """
 
-    def __init__(self, *, min_answer_tokens: int = 40, raw_bytes: bool = False) -> None:
+    def __init__(self, *, min_answer_tokens: int = 40, raw_bytes: bool = False, thinks: bool = False) -> None:
         self.min_answer_tokens = min_answer_tokens
         self.raw_bytes = raw_bytes
+        self.thinks = thinks
 
     def next_id(self, prefix: Prefix, noise: int = 0) -> int:
         """The token after `prefix`; `noise` 0 is the likeliest one (greedy), other values draw others."""
@@ -121,6 +133,8 @@ class Language:
         last = prefix.last_class
         if last is _C.NONE and prefix.line_start:
             return _LINE_START[bits % len(_LINE_START)]
+        if self.thinks and last is _C.FULL_STOP and not prefix.thought and prefix.length_of_turn >= _THOUGHT_TOKENS:
+            return THINK_END
         if last is _C.FULL_STOP and prefix.length_of_turn >= self.min_answer_tokens and (bits >> 40) % 3 == 0:
             return TURN_END
         choices = _CHOICES[last]

@@ -12,6 +12,7 @@ from typing import Final, NoReturn
 
 from tuna_nb.backends.local.engine.checks import ServedModel
 from tuna_nb.backends.local.engine.faults import Fault, parse_fault_flag
+from tuna_nb.backends.local.engine.reasoning import PARSERS
 from tuna_nb.backends.local.engine.scheduler import Limits, Speed
 
 PROGRAM: Final = "python -m tuna_nb.backends.local.engine"
@@ -45,6 +46,7 @@ class Options:
     usage_in_last_chunk: bool
     reject_unknown_fields: bool
     no_token_ids: bool
+    reasoning_parser: str | None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -122,6 +124,7 @@ def _parser() -> _Parser:
     add = text.add_argument
     add("--min-answer-tokens", type=int, default=40, metavar="TOKENS", help="no answer ends by itself before that")
     add("--raw-bytes", action="store_true", help="also write characters of several bytes, one byte per token")
+    add("--reasoning-parser", choices=PARSERS, help="think first, and tell the thoughts of a chat as `reasoning`")
     add("--no-prompt-leak", action="store_true", help="without vLLM's bug 48853 (prompt text in a resumed answer)")
 
     life = parser.add_argument_group("start, end, faults")
@@ -178,4 +181,5 @@ def parse(arguments: Sequence[str], environment: dict[str, str]) -> Options:
         usage_in_last_chunk=given.usage_in_last_chunk,
         reject_unknown_fields=given.reject_unknown_fields,
         no_token_ids=given.no_token_ids,
+        reasoning_parser=given.reasoning_parser,
     )

@@ -16,6 +16,7 @@ from tuna_nb.backends.local.engine.checks import GenerationRequest
 from tuna_nb.backends.local.engine.connection import Exchange
 from tuna_nb.backends.local.engine.engine import Answer, Engine
 from tuna_nb.backends.local.engine.faults import Fault, FaultKind
+from tuna_nb.backends.local.engine.reasoning import ReasoningParser, split
 
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream; charset=utf-8"
@@ -31,6 +32,10 @@ class ServerSide(Protocol):
     @property
     def omit_done(self) -> bool:
         """Whether streams end without [DONE] (other engines do)."""
+
+    @property
+    def parses_reasoning(self) -> bool:
+        """Whether chats tell reasoning and content apart."""
 
     def reply_begun(self, reply: Reply) -> None:
         """A request is in progress."""
@@ -153,7 +158,16 @@ class StreamReply(Reply):
         """Answer 200 at once and queue the answers."""
         self.exchange.start(EVENT_STREAM, self.headers)
         server, request = self.server, self.request
-        self._writer = wire.StreamWriter(request, self.created, server.fingerprint, self.prompt_tokens)
+        self._writer = wire.StreamWriter(
+            request,
+            self.created,
+            server.fingerprint,
+            self.prompt_tokens,
+            parses_reasoning=server.parses_reasoning,
+        )
+        self._parsers: list[ReasoningParser] = []
+        if request.chat and server.parses_reasoning:
+            self._parsers = [ReasoningParser(request.prompts[0].ids) for _ in range(request.n)]
         self._opened = False
         self._ids: list[list[int]] = [[] for _ in range(request.n * len(request.prompts))]
         self._prompt_sent = [False] * len(self._ids)
@@ -180,6 +194,15 @@ class StreamReply(Reply):
             text = answer.detokenizer.take(finished=finished)
         else:
             prompt_ids, text = self._completion_head(answer, answer.detokenizer.take(finished=finished))
+        delta = None
+        if self._parsers:
+            delta = self._parsers[index].delta(text, waiting)
+            if delta is None:
+                delta = "{}"
+                if not finished and not request.return_token_ids:
+                    self._sent_ids[index] += len(waiting)
+                    self._ids[index] = []
+                    return
         piece = self._writer.piece(
             index,
             text,
@@ -189,6 +212,7 @@ class StreamReply(Reply):
             finish_reason=answer.finish_reason,
             stop_reason=answer.stop_reason,
             prompt_ids=prompt_ids,
+            delta=delta,
         )
         self._sent_ids[index] += len(waiting)
         self._ids[index] = []
@@ -265,13 +289,17 @@ class WholeReply(Reply):
         request = self.request
         choices: list[dict[str, Any]] = []
         for answer in self.answers:
-            text = answer.detokenizer.text
+            text: str | None = answer.detokenizer.text
+            reasoning = None
+            if request.chat and self.server.parses_reasoning:
+                reasoning, text = split(answer.detokenizer.text)
             if request.echo:
                 echoed = "" if request.return_token_ids else answer.prompt.text
-                text = echoed if request.echo_only else echoed + text
+                text = echoed if request.echo_only else echoed + answer.detokenizer.text
             choices.append(
                 {
                     "text": text,
+                    "reasoning": reasoning,
                     "token_ids": self._ids[answer.index],
                     "prompt_ids": answer.prompt.ids,
                     "finish_reason": answer.finish_reason,
@@ -279,7 +307,8 @@ class WholeReply(Reply):
                 }
             )
         build = wire.chat_answer if request.chat else wire.completion_answer
-        usage = wire.whole_usage(self.prompt_tokens, self.completion_tokens)
+        parses_reasoning = request.chat and self.server.parses_reasoning
+        usage = wire.whole_usage(self.prompt_tokens, self.completion_tokens, parses_reasoning=parses_reasoning)
         body = build(request, self.created, self.server.fingerprint, choices, usage)
         self.exchange.reply(200, wire.dumps(body), JSON, self.headers)
         self.over()

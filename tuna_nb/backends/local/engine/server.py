@@ -52,6 +52,7 @@ class Server:
         self.on_idle: Callable[[], None] = lambda: None
         self.replies: set[Reply] = set()
         self.omit_done = options.omit_done
+        self.parses_reasoning = options.reasoning_parser is not None
         self.started = int(time.time())
         # Differs between servers that are configured differently, as vLLM's does.
         shown = repr(replace(options, port=0, port_file=None, api_key=None))

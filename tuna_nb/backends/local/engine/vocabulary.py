@@ -105,6 +105,7 @@ def _build() -> tuple[list[bytes], list[WordClass]]:
         add(mark.encode(), WordClass.NONE)
     for half in _HALF_CHARACTERS:
         add(half, WordClass.NONE)
+    add(b"</think>", WordClass.NONE)
     classes[tokens.index(b".")] = WordClass.FULL_STOP
     return tokens, classes
 
@@ -116,6 +117,8 @@ CLASSES: Final[tuple[WordClass, ...]] = tuple(_classes)
 """The word class of each token, by id."""
 IDS: Final[dict[bytes, int]] = {token: index for index, token in enumerate(TOKENS)}
 """The id of each token, by its bytes (special marks included)."""
+THINK_END: Final = IDS[b"</think>"]
+"""Ends the thinking of a model that thinks first. A token of text: completions show it."""
 SIZE: Final = len(TOKENS)
 LONGEST: Final = max(len(token) for token in TOKENS[FIRST_BYTE:])
 

@@ -39,10 +39,19 @@ def _ids(ids: Sequence[int] | None) -> str:
 class StreamWriter:
     """Writes the chunks of one streamed request."""
 
-    def __init__(self, request: GenerationRequest, created: int, fingerprint: str, prompt_tokens: int) -> None:
+    def __init__(
+        self,
+        request: GenerationRequest,
+        created: int,
+        fingerprint: str,
+        prompt_tokens: int,
+        *,
+        parses_reasoning: bool = False,
+    ) -> None:
         self.request = request
         self.prompt_tokens = prompt_tokens
         self._fingerprint = fingerprint
+        self._parses_reasoning = parses_reasoning and request.chat
         self._chat = request.chat
         kind = "chat.completion.chunk" if request.chat else "text_completion"
         names = f'"id":{quote(request.id)},"object":"{kind}","created":{created},"model":{quote(request.model)}'
@@ -52,6 +61,9 @@ class StreamWriter:
         total = prompt_tokens + completion_tokens
         # Set to null by the chat server on its running usage only; left out everywhere else.
         details = ',"completion_tokens_details":null' if running and self._chat else ""
+        if self._parses_reasoning:
+            # deepseek_r1 counts behind a `<think>` that the model wrote; here it stands in the prompt, if anywhere.
+            details = ',"completion_tokens_details":{"reasoning_tokens":0}'
         return (
             f',"usage":{{"prompt_tokens":{prompt_tokens},"total_tokens":{total},'
             f'"completion_tokens":{completion_tokens}{details}}}'
@@ -85,14 +97,20 @@ class StreamWriter:
         finish_reason: str | None = None,
         stop_reason: str | int | None = None,
         prompt_ids: Sequence[int] | None = None,
+        delta: str | None = None,
     ) -> bytes:
-        """A chunk with the tokens of one or more steps; the last one also carries finish and stop reason."""
+        """A chunk with the tokens of one or more steps; the last one also carries finish and stop reason.
+
+        delta: JSON of a chat's delta, where it is more than the text as content.
+        """
         finish = "null" if finish_reason is None else f'"{finish_reason}"'
         stop = json.dumps(stop_reason, ensure_ascii=False) if stop_reason is not None else "null"
         if self._chat:
             stop_key = "" if finish_reason is None else f',"stop_reason":{stop}'
+            if delta is None:
+                delta = f'{{"content":{quote(text)}}}'
             choice = (
-                f'{{"index":{index},"delta":{{"content":{quote(text)}}},"logprobs":null,'
+                f'{{"index":{index},"delta":{delta},"logprobs":null,'
                 f'"finish_reason":{finish}{stop_key},"token_ids":{_ids(ids)}}}'
             )
         else:
@@ -122,7 +140,7 @@ def chat_answer(
     choices: Sequence[dict[str, Any]],
     usage: dict[str, Any],
 ) -> dict[str, Any]:
-    """A whole chat completion. Each choice brings text, token_ids, finish_reason and stop_reason."""
+    """A whole chat completion. Each choice brings text, reasoning, token_ids, finish_reason and stop_reason."""
     asked = request.return_token_ids
     return {
         "id": request.id,
@@ -134,12 +152,12 @@ def chat_answer(
                 "index": index,
                 "message": {
                     "role": request.role,
-                    "content": (request.echo_text or "") + choice["text"],
+                    "content": None if choice["text"] is None else (request.echo_text or "") + choice["text"],
                     "refusal": None,
                     "annotations": None,
                     "audio": None,
                     "function_call": None,
-                    "reasoning": None,
+                    "reasoning": choice["reasoning"],
                 },
                 "logprobs": None,
                 "finish_reason": choice["finish_reason"],
@@ -198,12 +216,12 @@ def completion_answer(
     }
 
 
-def whole_usage(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
+def whole_usage(prompt_tokens: int, completion_tokens: int, *, parses_reasoning: bool = False) -> dict[str, Any]:
     """The usage of an answer that is not streamed."""
     return {
         "prompt_tokens": prompt_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
         "completion_tokens": completion_tokens,
         "prompt_tokens_details": None,
-        "completion_tokens_details": None,
+        "completion_tokens_details": {"reasoning_tokens": 0} if parses_reasoning else None,
     }

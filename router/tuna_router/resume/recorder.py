@@ -1,0 +1,229 @@
+"""Recorder: what one stream has said, kept cheaply, and how it ends, known before the client is told.
+
+A piece of whole, ordinary events is put on a list and passed on. Anything else (half an event, a finish,
+`[DONE]`, something that may be an error) is read event by event, and only whole events that belong to a good
+stream are let through: the client never sees the error, or the `[DONE]` after it, of a stream that will be
+continued. A good stream has a chunk with a finish_reason and no error; `[DONE]` alone proves nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Final
+
+from tuna_router.dataplane.events import EventSplitter, data_of, is_error_event
+from tuna_router.resume.hide import hide_ids, is_only_ids
+from tuna_router.resume.packing import PackedEvents, Template, learn
+
+CAP_BYTES: Final = 1024 * 1024
+_PACK_BYTES: Final = 8 * 1024
+_OBJECT_BYTES: Final = 41
+"""What a piece takes besides its bytes: its object and its place in a list."""
+_LEARNS: Final = 8
+"""A stream whose events share less than that (running usage in each) is read event by event."""
+_NEVER: Final = b"\x00"
+_FINISH: Final = re.compile(rb'"finish_reason"\s*:\s*"(\w+)"')
+_NO_FINISH: Final = frozenset({b"abort", b"error"})
+
+
+class Recorder:
+    """Follows the stream of one backend to its end; feed it every piece of the body.
+
+    hides_ids: the client did not ask for token ids. given_up: why the stream can't be continued (the refusal of
+    its request; more than `cap_bytes`), or None: then nothing is kept, but the end is still judged.
+    broken: what broke the stream, or None; nothing is let through after it. held: the error event that was not.
+    finished: a chunk with a finish_reason has been let through. done: so has [DONE].
+    """
+
+    __slots__ = (
+        "_bytes",
+        "_cap_bytes",
+        "_end",
+        "_head",
+        "_hides_ids",
+        "_learns",
+        "_middle",
+        "_middle_length",
+        "_null_end",
+        "_packed",
+        "_pieces",
+        "_splitter",
+        "_template",
+        "broken",
+        "done",
+        "finished",
+        "given_up",
+        "held",
+    )
+
+    def __init__(self, *, hides_ids: bool, given_up: str | None = None, cap_bytes: int = CAP_BYTES) -> None:
+        self._hides_ids = hides_ids
+        self._cap_bytes = cap_bytes
+        self._pieces: list[bytes] = []
+        self._bytes = 0
+        self._packed = PackedEvents()
+        self._splitter = EventSplitter()
+        self._template: Template | None = None
+        self._learns = _LEARNS
+        self._head = _NEVER
+        self._middle = self._end = self._null_end = b""
+        self._middle_length = 0
+        self.given_up = given_up
+        self.broken: str | None = None
+        self.finished = False
+        self.done = False
+        self.held = b""
+
+    def feed(self, payload: bytes) -> bytes:
+        """The next bytes of the body; returns what may be sent to the client now, `payload` itself if it can."""
+        # One whole event like those before: begun alike, ended alike, one line.
+        if (
+            payload.startswith(self._head)
+            and payload.endswith(self._end)
+            and payload.find(b"\n") == len(payload) - 2
+        ):
+            if not self._middle_length:
+                self._pieces.append(payload)
+                self._bytes += len(payload)
+                if self._bytes > _PACK_BYTES:
+                    self._pack()
+                return payload
+            start = payload.rfind(b"[") + 1
+            if payload.startswith(self._middle, start - self._middle_length):
+                self._pieces.append(payload)
+                self._bytes += len(payload)
+                if self._bytes > _PACK_BYTES:
+                    self._pack()
+                return payload[: start - 1] + self._null_end if self._hides_ids else payload
+        return self._read(payload)
+
+    def end(self) -> bytes:
+        """The body came to its framed end; returns what may still be sent. A stream without a finish is broken."""
+        tail = self._splitter.tail
+        passed = b""
+        if tail and self.broken is None:
+            self._splitter.tail = b""
+            if _is_whole(tail):
+                # A stream may end without the blank line; what it said last counts.
+                passed = self._event(tail)
+        if not self.finished:
+            self.lost("the stream ended without a finish")
+        return passed
+
+    def lost(self, reason: str) -> None:
+        """The backend broke off, or has been silent for too long."""
+        if self.broken is None and not self.done:
+            self.broken = reason
+            self._head = _NEVER
+
+    @property
+    def memory_bytes(self) -> int:
+        """About what is kept, in bytes."""
+        tail = len(self._splitter.tail)
+        return self._bytes + len(self._pieces) * _OBJECT_BYTES + self._packed.memory_bytes + tail
+
+    def events(self) -> bytes:
+        """All whole events so far, as the backend sent them; empty once given up."""
+        return b"" if self.given_up is not None else self._packed.events() + b"".join(self._pieces)
+
+    def _read(self, payload: bytes) -> bytes:
+        """Bytes that may be anything, event by event."""
+        if self.broken is not None:
+            return b""
+        passed = [self._event(event) for event in self._splitter.feed(payload)]
+        tail = self._splitter.tail
+        if len(tail) > self._cap_bytes and self.broken is None:
+            self.broken = f"an event of more than {self._cap_bytes} bytes"
+        if tail or self.broken is not None:
+            self._head = _NEVER
+        elif self._template is not None:
+            self._head = self._template.head
+        told = b"".join(passed)
+        return payload if told == payload else told
+
+    def _event(self, event: bytes) -> bytes:
+        """One whole event: what may be sent of it."""
+        if self.broken is not None:
+            return b""
+        template = self._template
+        if template is not None and event.startswith(template.head) and event.endswith(template.end):
+            start = event.rfind(b"[") + 1
+            if event.startswith(template.middle, start - self._middle_length):
+                self._keep(event)
+                return event[: start - 1] + self._null_end if self._middle_length and self._hides_ids else event
+        data = data_of(event)
+        if data is None:
+            return event
+        if data.strip() == b"[DONE]":
+            if not self.finished:
+                self.broken = "[DONE] came without a finish"
+                return b""
+            self.done = True
+            return event
+        if is_error_event(event) or (b'"error"' in data and _is_error(data)):
+            self.broken, self.held = "an error event", event
+            return b""
+        finish = _FINISH.search(data)
+        if finish is not None:
+            if finish.group(1) in _NO_FINISH:
+                self.broken, self.held = f"finish_reason {finish.group(1).decode()}", event
+                return b""
+            self.finished = True
+        elif self._learns:
+            self._learn(event)
+        self._keep(event if event.endswith(b"\n") else event + b"\n\n")
+        if not self._hides_ids:
+            return event
+        return b"" if is_only_ids(event) else hide_ids(event)
+
+    def _keep(self, event: bytes) -> None:
+        self._pieces.append(event)
+        self._bytes += len(event)
+        if self._bytes > _PACK_BYTES:
+            self._pack()
+
+    def _learn(self, event: bytes) -> None:
+        """Take `event` for the example of those to come."""
+        template = learn(event)
+        if template is None:
+            return
+        self._learns -= 1
+        self._pack()
+        self._template = template
+        self._middle, self._end = template.middle, template.end
+        self._middle_length = len(template.middle)
+        self._null_end = b"null" + template.end[1:]
+
+    def _pack(self) -> None:
+        pieces = self._pieces
+        if not pieces:
+            return
+        if self.given_up is None:
+            self._packed.add(b"".join(pieces), self._template)
+            if self._packed.memory_bytes > self._cap_bytes:
+                self.given_up = f"more than {self._cap_bytes} bytes were said"
+                self._packed.clear()
+        pieces.clear()
+        self._bytes = 0
+
+
+def _is_error(data: bytes) -> bool:
+    try:
+        said = json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(said, dict) and said.get("error") is not None
+
+
+def _is_whole(tail: bytes) -> bool:
+    data = data_of(tail)
+    if data is None:
+        return False
+    if data.strip() == b"[DONE]":
+        return True
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return True
