@@ -21,6 +21,7 @@ from tuna_router.spot import (
     Transition,
 )
 
+_BUSY_COOLDOWN_S = 1.0
 _log = logging.getLogger("tuna_router.fleet")
 
 
@@ -38,6 +39,11 @@ class Attempt:
         self._open = True
         backend.in_flight += 1
         backend.tally.begin(now)
+
+    @property
+    def is_open(self) -> bool:
+        """True until it is closed."""
+        return self._open
 
     def close(self, outcome: Outcome, now: float) -> None:
         """It ended."""
@@ -61,6 +67,10 @@ class LiveBackend:
         self.last_probe_error: str | None = None
         self.nudge = asyncio.Event()
         """Set when its watcher has something to do earlier than planned."""
+        self.token_ids = settings.token_ids
+        """False once it has refused to tell token ids."""
+        self.context_length: int | None = None
+        """In tokens, where a refusal has named it."""
         self.tally = meter.backend(settings.name, settings.kind)
         self._meter = meter
         self._route = Route(settings)
@@ -107,6 +117,13 @@ class LiveBackend:
         """A request failed here: back of the order for a while; a spot that is gone leaves READY."""
         self.busy(reason, cooldown_s=cooldown_s)
         self.tell(RequestFailed(attempt.epoch, reason, gone))
+
+    def disappointed(self, attempt: Attempt, reason: str, *, gone: bool, busy: bool, settings: Settings) -> None:
+        """`busy` or `failed`, with the configured times."""
+        if busy:
+            self.busy(reason, cooldown_s=min(_BUSY_COOLDOWN_S, settings.cooldown_s))
+        else:
+            self.failed(attempt, reason, gone=gone, cooldown_s=settings.cooldown_s)
 
     def busy(self, reason: str, *, cooldown_s: float) -> None:
         """It is well, but has no room: back of the order for a while, and no doubt about its state."""

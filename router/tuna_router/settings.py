@@ -42,7 +42,8 @@ class BackendSettings:
     `url` is its base, without a trailing slash; `headers` is the whole set sent upstream with every
     request; `max_concurrency` is how many requests it takes at once (None: no limit of its own);
     `replicas_url` answers `{"ready", "starting", "draining", "total"}` and may be polled without
-    waking the fleet; `keep_warm` keeps a spot fleet awake without traffic.
+    waking the fleet; `keep_warm` keeps a spot fleet awake without traffic;
+    `token_ids` is false for an engine that does not know `return_token_ids`.
     """
 
     name: str
@@ -53,6 +54,7 @@ class BackendSettings:
     replicas_url: str | None = None
     price_per_hour_usd: float | None = None
     keep_warm: bool = False
+    token_ids: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +77,18 @@ class Settings:
     idle_after_s: float = 60.0
     drain_limit_s: float = 300.0
     cooldown_s: float = 5.0
+    resume: bool = True
+    resume_memory_bytes: int = 64 * 1024 * 1024
     max_attempts: int = 5
     retry_ratio: float = 0.5
     retry_burst: int = 500
     body_cap_bytes: int = 16 * 1024 * 1024
     body_limit_bytes: int = 1024 * 1024 * 1024
+
+    @property
+    def resume_cap_bytes(self) -> int:
+        """What one stream may keep to be continued: an equal part for each that there may be."""
+        return self.resume_memory_bytes // self.max_concurrency
 
 
 def parse_settings(data: object, base: Settings | None = None) -> Settings:
@@ -290,12 +299,15 @@ _BACKEND_CHECKS: dict[str, Callable[[str, object], object]] = {
     "replicas_url": _optional_url,
     "price_per_hour_usd": _not_negative,
     "keep_warm": _bool,
+    "token_ids": _bool,
 }
 _SETTINGS_CHECKS: dict[str, Callable[[str, object], object]] = {
     "backends": _backends,
     "api_key_sha256": _hashes,
     "admin_key_sha256": _hashes,
     "max_concurrency": _count,
+    "resume": _bool,
+    "resume_memory_bytes": _count,
     "max_attempts": _count,
     "retry_ratio": _positive,
     "retry_burst": _count,

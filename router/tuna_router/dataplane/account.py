@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, Protocol
 
 from tuna_router.fleet import Attempt, LiveBackend
 from tuna_router.meter import Meter, Outcome, Tokens
@@ -58,7 +58,7 @@ class Account:
         self._open = True
         self.began = now
         self.attempt: Attempt | None = None
-        self.reader: Reader | None = None
+        self.reader: Told | None = None
         self.tokens: Tokens = _NONE
         meter.requests.begin(now)
 
@@ -74,12 +74,19 @@ class Account:
         attempt.first_byte_at = now
         attempt.backend.tally.answer(status)
 
-    def streams(self, reader: Reader, now: float) -> None:
+    def streams(self, reader: Told, now: float) -> None:
         """The answer is an event stream, whose first byte came now."""
         attempt = self.attempt
         assert attempt is not None
         self.reader = reader
         self._meter.requests.ttft.add(now - self.began)
+        attempt.backend.tally.ttft.add(now - attempt.began)
+
+    def continues(self, now: float) -> None:
+        """The first byte of the rest of an answer came now."""
+        attempt = self.attempt
+        assert attempt is not None
+        attempt.first_byte_at = now
         attempt.backend.tally.ttft.add(now - attempt.began)
 
     def close(self, outcome: Outcome, now: float) -> None:
@@ -96,6 +103,13 @@ class Account:
                 attempt.backend.tally.use(self.tokens)
             attempt.close(outcome, now)
         self._meter.requests.end(outcome, self.began, now)
+
+
+class Told(Protocol):
+    """An answer that is followed as it comes."""
+
+    def tokens(self) -> Tokens:
+        """What was used so far."""
 
 
 class Reader:
@@ -155,12 +169,12 @@ class Reader:
         if usage is not None:
             self._usage = usage
         if self._usage is None:
-            self._chunks += _pieces_of_text(data)
+            self._chunks += count_texts(data)
         self._finished = self._finished or _finishes(data)
         self._error = self._error or (b'"error"' in data and _ERROR.search(data) is not None)
 
 
-def _pieces_of_text(data: bytes) -> int:
+def count_texts(data: bytes) -> int:
     """How many events bring text. One stream writes it in one way: the first that occurs is counted."""
     return next((n - data.count(text + b'"') for text in _TEXTS if (n := data.count(text))), 0)
 

@@ -73,7 +73,8 @@ class Connection(asyncio.Protocol):
     chunk framing where it has one (the terminator excepted), `ended` whether that was all."""
 
     __slots__ = (
-        "_direct",
+        "_begins",
+        "_ends",
         "_held",
         "_left",
         "_listener",
@@ -110,7 +111,7 @@ class Connection(asyncio.Protocol):
         self.kept: list[bytes] = []
         """The chunks that went straight to `write`, see `shortcut`."""
         self._write: Callable[[bytes], object] | None = None
-        self._direct: Callable[[bytes], object] | None = None
+        self._begins = self._ends = b""
 
     def __repr__(self) -> str:
         state = "idle" if self._listener is None else "waiting" if self.head is None else "answering"
@@ -121,7 +122,7 @@ class Connection(asyncio.Protocol):
     def send(self, listener: Listener, pieces: list[bytes], *, to_head: bool = False, more: bool = False) -> None:
         """Send a request: its head and what there is of its body. `more`: `write` brings the rest."""
         self._listener = listener
-        self._direct = self._write = None
+        self._write = None
         self._to_head = to_head
         self._sending = more
         self.head = None
@@ -136,15 +137,17 @@ class Connection(asyncio.Protocol):
         """Tell somebody else from now on."""
         self._listener = listener
 
-    def shortcut(self, write: Callable[[bytes], object]) -> None:
-        """From now on, a read that is one chunk with one OpenAI event goes straight to `write` and is kept.
+    def shortcut(self, write: Callable[[bytes], object], begins: bytes, ends: bytes) -> None:
+        """Until the listener is told of something else, a read that is one chunk of one line, with a blank line
+        after it, which begins and ends like that, goes straight to `write` and is kept in `kept`.
 
-        An event that begins with its id is neither an error nor the end, which a listener must see first.
         The listener empties `kept` when it is told of the next bytes, at the latest after MOST_KEPT chunks.
         """
-        self._direct = write
         chunked = self.chunked
-        self._write = write if chunked is not None and chunked.at_rest else None
+        if chunked is not None and chunked.at_rest:
+            self._write, self._begins, self._ends = write, begins, ends + b"\r\n"
+        else:
+            self._write = None
 
     @property
     def head_framing(self) -> Framing:
@@ -170,7 +173,7 @@ class Connection(asyncio.Protocol):
 
     def drop(self) -> None:
         """Nobody wants the answer any more: close at once, which is what makes a backend stop working."""
-        self._listener = self._direct = self._write = None
+        self._listener = self._write = None
         self._transport.abort()
 
     # What the loop does with it
@@ -190,9 +193,9 @@ class Connection(asyncio.Protocol):
             total = chunk_lengths.get(data[:line])
             if (
                 total == len(data)
-                and data.startswith(b'data: {"id"', line + 2)
-                and data.find(b"\n\n") == total - 4
-                and data.endswith(b"\r\n")
+                and data.startswith(self._begins, line + 2)
+                and data.endswith(self._ends)
+                and data.find(b"\n", line + 2) == total - 4
                 and len(kept) < MOST_KEPT
             ):
                 kept.append(data)
@@ -215,8 +218,6 @@ class Connection(asyncio.Protocol):
                 chunked.feed(data)
                 self.payload = chunked.payload
                 self.raw = chunked.raw
-                if self._direct is not None:
-                    self._write = self._direct if chunked.at_rest else None
                 if chunked.ended:
                     self.ended = True
                     self._held = chunked.rest
@@ -234,7 +235,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio's."""
         self._pool.forget(self)
-        self._direct = self._write = None
+        self._write = None
         listener, self._listener = self._listener, None
         if listener is None:
             return
@@ -298,7 +299,7 @@ class Connection(asyncio.Protocol):
 
     def _part(self) -> None:
         """The answer is complete: back to the pool after a clean end, else close."""
-        self._listener = self._direct = self._write = None
+        self._listener = self._write = None
         clean = self.head is not None and self.head.keep_alive and not self._sending and not self._held
         if clean and not self._transport.is_closing():
             self.pause(False)

@@ -20,14 +20,15 @@ from tuna_router.dataplane.headers import own_lines
 from tuna_router.dataplane.relay import Relay
 from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.dataplane.response_head import ResponseHead
+from tuna_router.dataplane.resuming import Resuming
 from tuna_router.envelope import error_body
 from tuna_router.fleet import LiveBackend
 from tuna_router.meter import Outcome
 from tuna_router.policy import choose
+from tuna_router.resume.ask import Ask, ask, refuses_token_ids
 
 _BODY_PATIENCE_S: Final = 60.0
 _SECOND_CHANCE_PAUSE_S: Final = 0.05
-_BUSY_COOLDOWN_S: Final = 1.0
 
 
 class Exchange:
@@ -42,6 +43,8 @@ class Exchange:
     _backend: LiveBackend | None = None
     _forward: Forward | None = None
     _relay: Relay | None = None
+    _asked: Ask | None = None
+    _resuming: Resuming | None = None
     _again: asyncio.TimerHandle | None = None
     _second_chance = False
     _last: Refused | None = None
@@ -56,13 +59,13 @@ class Exchange:
         self, core: Core, client: ClientConnection, head: RequestHead, request_id: bytes, ticket: Ticket
     ) -> None:
         now = core.clock()
-        self._core = core
-        self._client = client
-        self._head = head
-        self._request_id = request_id
+        self.core = core
+        self.client = client
+        self.head = head
+        self.request_id = request_id
         self._ticket = ticket
-        self._account = Account(core.meter, now)
-        self._deadline = now + core.settings.request_timeout_s
+        self.account = Account(core.meter, now)
+        self.deadline = now + core.settings.request_timeout_s
         self._pieces: list[bytes] = []
         self._waiting: list[LiveBackend] = []
         """The rest of the plan, the next one last."""
@@ -71,28 +74,28 @@ class Exchange:
 
     def __repr__(self) -> str:
         place = self._backend.settings.name if self._backend is not None else "nowhere yet"
-        return f"<Exchange {self._request_id!r} at {place}, attempt {self._attempts}>"
+        return f"<Exchange {self.request_id!r} at {place}, attempt {self._attempts}>"
 
     # Intake: the connection's handler
 
     def body(self, piece: bytes) -> None:
         """The next bytes of the request's body."""
         self._size += len(piece)
-        if self._size == self._client.length and not self._streams:
+        if self._size == self.client.length and not self._streams:
             self._pieces.append(piece)
-        elif self._size > self._core.settings.body_limit_bytes:
+        elif self._size > self.core.settings.body_limit_bytes:
             self._too_large()
         elif self._streams:
-            self._client.timer.set(_BODY_PATIENCE_S)
+            self.client.timer.set(_BODY_PATIENCE_S)
             self._stream(piece, more=True)
         else:
             self._pieces.append(piece)
-            if self._size > self._core.settings.body_cap_bytes:
+            if self._size > self.core.settings.body_cap_bytes:
                 self._streams = True
-                self._client.pause_reading(True)
+                self.client.pause_reading(True)
                 self._plan()
             else:
-                self._client.timer.set(_BODY_PATIENCE_S)
+                self.client.timer.set(_BODY_PATIENCE_S)
 
     def body_end(self) -> None:
         """The request is complete."""
@@ -100,30 +103,38 @@ class Exchange:
         if self._streams:
             self._stream(b"", more=False)
             if self._relay is None and self._forward is not None:
-                self._client.timer.set(max(min(self._patience_s, self._left_s()), 0.001))
+                self.client.timer.set(max(min(self._patience_s, self._left_s()), 0.001))
         else:
             self._plan()
 
     def gone(self) -> None:
         """The client went away: stop the work for it."""
-        self._drop(Outcome.CANCELLED)
+        if self._resuming is not None:
+            self._resuming.drop(Outcome.CANCELLED)
+        else:
+            self._drop(Outcome.CANCELLED)
 
     def paused(self, paused: bool) -> None:
         """The client takes no more of the answer for now; or it does again."""
-        if self._relay is not None:
+        if self._resuming is not None:
+            self._resuming.stream.paused(paused)
+        elif self._relay is not None:
             self._relay.paused(paused)
 
     def timer(self) -> None:
         """A deadline passed."""
+        if self._resuming is not None:
+            self._resuming.timer()
+            return
         if self._relay is not None:
             if not self._relay.timer():
                 return
-            if self._client.write_paused:
+            if self.client.write_paused:
                 self._drop(Outcome.CANCELLED)  # it is the client that stalls
-                self._client.abort()
+                self.client.abort()
             else:
                 self._relay.break_off("it stalled")
-        elif not self._complete and not self._client.read_paused:
+        elif not self._complete and not self.client.read_paused:
             self._blame_the_client()
             self._error(408, "The request's body did not arrive in time.", "request_timeout")
         elif self._forward is not None:
@@ -131,14 +142,16 @@ class Exchange:
             if left_s and not asks_for_a_stream(self._pieces) and self._left_s() > 0:
                 # No stream was asked for: such an answer comes all at once, at its end.
                 self._patience_s += left_s
-                self._client.timer.set(max(min(left_s, self._left_s()), 0.001))
+                self.client.timer.set(max(min(left_s, self._left_s()), 0.001))
             else:
                 self._forward.time_out(self._patience_s)
 
     def stop(self) -> None:
         """The router ends now."""
-        if self._relay is not None:
-            self._end(Outcome.CANCELLED, self._core.clock())
+        if self._resuming is not None:
+            self._resuming.stop()
+        elif self._relay is not None:
+            self.end(Outcome.CANCELLED, self.core.clock())
             self._relay.break_off("the router is stopping", "The router is stopping.", "router_stopping")
         else:
             self._drop(Outcome.CANCELLED)
@@ -147,22 +160,33 @@ class Exchange:
     # Choose
 
     def _plan(self) -> None:
-        fleet = self._core.fleet
+        fleet = self.core.fleet
         fleet.traffic()
+        if self.head.completes and self.core.settings.resume and not self._streams:
+            self._asked = self._ask()
         names, self._reason = choose(fleet.views())
         self._waiting = [fleet[name] for name in reversed(names)]
         self._second_chance = len(names) == 1 and not self._streams
         self._next()
 
+    def _ask(self) -> Ask | None:
+        """How a request for a stream is sent, so that it can be continued."""
+        pieces = self._pieces
+        if len(pieces) > 1:
+            pieces = self._pieces = [b"".join(pieces)]
+        if not pieces or b'"stream"' not in pieces[0]:
+            return None
+        return ask(self.head.path, pieces[0])
+
     def _next(self) -> None:
         """Try the next backend of the plan, or say that there is none."""
-        core, client, head = self._core, self._client, self._head
+        core, client, head = self.core, self.client, self.head
         self._again = None
         now = core.clock()
         if not self._waiting:
             self._give_up()
             return
-        if now >= self._deadline:
+        if now >= self.deadline:
             self._timed_out = True
             self._last = None
             self._give_up()
@@ -171,39 +195,42 @@ class Exchange:
         self._attempts += 1
         if self._attempts > 1:
             core.meter.failovers += 1
-        self._account.tries(backend, now)
+        self.account.tries(backend, now)
         route = backend.route
         begins = head.begins(route)
         if self._streams:
             self._flow(begins, backend)
             return
         self._patience_s, self._left_patience_s = patience(core.settings, backend.settings.kind, head, self._pieces)
-        client.timer.set_at(min(now + self._patience_s, self._deadline))
-        if self._size or head.framed or head.may_have_body:
-            begins = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (begins, self._request_id, self._size)
+        client.timer.set_at(min(now + self._patience_s, self.deadline))
+        pieces, size = self._pieces, self._size
+        if self._asked is not None and backend.token_ids:
+            pieces, size = [self._asked.body], len(self._asked.body)
+        if size or head.framed or head.may_have_body:
+            begins = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (begins, self.request_id, size)
         else:
-            begins = b"%bx-request-id: %b\r\n\r\n" % (begins, self._request_id)
-        forward = self._forward = Forward(self, [begins, *self._pieces], to_head=head.method == b"HEAD")
+            begins = b"%bx-request-id: %b\r\n\r\n" % (begins, self.request_id)
+        forward = self._forward = Forward(self, [begins, *pieces], to_head=head.method == b"HEAD")
         forward.start(core.upstream, route, core.settings.connect_timeout_s)
 
     def _flow(self, begins: bytes, backend: LiveBackend) -> None:
         """Send a request whose body is still coming."""
-        core, head, length = self._core, self._head, self._client.length
+        core, head, length = self.core, self.head, self.client.length
         self._patience_s, self._left_patience_s = patience(core.settings, backend.settings.kind, head, None)
         framing = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
-        begins = b"%bx-request-id: %b\r\n%b\r\n\r\n" % (begins, self._request_id, framing)
+        begins = b"%bx-request-id: %b\r\n%b\r\n\r\n" % (begins, self.request_id, framing)
         pieces = [_chunk(piece) for piece in self._pieces] if length is None else self._pieces
         self._pieces = []
         self._forward = Forward(self, [begins, *pieces], to_head=head.method == b"HEAD", more=True)
         self._forward.start(core.upstream, backend.route, core.settings.connect_timeout_s)
 
     def _left_s(self) -> float:
-        return self._deadline - self._core.clock()
+        return self.deadline - self.core.clock()
 
     # Forward
 
     def _stream(self, piece: bytes, *, more: bool) -> None:
-        if self._client.length is None:
+        if self.client.length is None:
             piece = (_chunk(piece) if piece else b"") + (b"" if more else END)
         if self._forward is not None:
             self._forward.write(piece, more=more)  # also while the answer comes already
@@ -211,107 +238,138 @@ class Exchange:
     def writable(self, ready: bool) -> None:
         """The backend takes more of a body that flows through, or none for now."""
         if not self._over:
-            self._client.pause_reading(not ready)
+            self.client.pause_reading(not ready)
 
     def failed(self, failure: Refused | Failed) -> None:
         """No answer of this backend, or one that another may better."""
-        core, account, backend = self._core, self._account, self._backend
+        core, account, backend = self.core, self.account, self._backend
         attempt = account.attempt
         assert backend is not None
         assert attempt is not None
         self._forward = None
-        cooldown_s = core.settings.cooldown_s
         if isinstance(failure, Refused):
             self._last = failure
         else:
             self._last = None
             self._timed_out = failure.timed_out
-        if isinstance(failure, Refused) and failure.busy:
-            backend.busy(failure.reason, cooldown_s=min(_BUSY_COOLDOWN_S, cooldown_s))
-        else:
-            backend.failed(attempt, failure.reason, gone=failure.gone, cooldown_s=cooldown_s)
+        backend.disappointed(attempt, failure.reason, gone=failure.gone, busy=failure.busy, settings=core.settings)
         self._failures = (*self._failures, f"{backend.settings.name}: {failure.reason}")
         attempt.close(Outcome.FAILED, core.clock())
-        sent = isinstance(failure, Refused) or failure.sent
-        if self._streams or (sent and not self._may_be_sent_again()):
+        if self._streams or not self._may_be_sent_again(failure):
             self._give_up()
         elif isinstance(failure, Failed) and failure.again and self._second_chance:
             # The only backend: a kept connection may have been closed just then, or another replica
             # behind the same address may answer.
             self._second_chance = False
             self._waiting.append(backend)
-            self._client.timer.clear()
+            self.client.timer.clear()
             self._again = asyncio.get_running_loop().call_later(_SECOND_CHANCE_PAUSE_S, self._next)
         else:
             self._next()
 
-    def _may_be_sent_again(self) -> bool:
-        """After an attempt that reached somebody."""
-        core = self._core
-        if self._head.once or self._attempts >= core.settings.max_attempts:
+    def _may_be_sent_again(self, failure: Refused | Failed) -> bool:
+        """After this failure. What reached nobody, or a backend that is no more, loads none."""
+        core = self.core
+        if isinstance(failure, Failed) and not failure.sent:
+            return True
+        if self.head.once or self._attempts >= core.settings.max_attempts:
             return False
+        if isinstance(failure, Failed) and failure.gone:
+            return True
         return not (self._waiting or self._second_chance) or core.retries.take(core.meter.requests.started)
 
     # Relay
 
     def whole(self, head: ResponseHead, body: bytes) -> None:
         """The answer, complete."""
-        core, client, account, backend = self._core, self._client, self._account, self._backend
+        core, client, account, backend = self.core, self.client, self.account, self._backend
         assert backend is not None
         self._forward = None
         now = core.clock()
+        if self._asked is not None and backend.token_ids and refuses_token_ids(head.status, body):
+            self._without_token_ids(backend, now)
+            return
         account.answers(head.status, now)
         if head.whole:
             account.tokens = usage_of(body) or account.tokens
         backend.served()
-        lines = own_lines(backend.route.backend_line, self._attempts, self._request_id)
-        self._end(Outcome.FINISHED, now)
+        lines = own_lines(backend.route.backend_line, self._attempts, self.request_id)
+        self.end(Outcome.FINISHED, now)
         client.pass_on(head, lines, body)
 
     def begins(self, head: ResponseHead, first: bytes, raw: bytes, connection: Connection | None) -> None:
         """The first bytes of an answer that is passed on as it comes."""
-        core, account, backend = self._core, self._account, self._backend
+        core, account, backend = self.core, self.account, self._backend
         assert backend is not None
-        if head.streams and self._waiting and not self._streams and begins_with_an_error(first):
+        if head.streams and (self._waiting or self._asked) and not self._streams and begins_with_an_error(first):
             if connection is not None:
                 connection.drop()
             self.failed(Failed("an error before the first token", gone=True))
             return
         now = core.clock()
         account.answers(head.status, now)
+        lines = own_lines(backend.route.backend_line, self._attempts, self.request_id)
+        if head.streams and head.status == 200 and self._asked is not None:
+            self._forward = None
+            self._resuming = resuming = Resuming(self, self._asked, self._pieces[0], backend)
+            account.streams(resuming.stream, now)
+            resuming.stream.start(head, first, connection, lines)
+            return
+        reader = None
         if head.streams:
-            account.streams(Reader(self._head.path, head.status), now)
+            reader = Reader(self.head.path, head.status)
+            account.streams(reader, now)
         relay = self._relay = Relay(
-            self._client,
-            account.reader,
+            self.client,
+            reader,
             self._done,
             idle_s=core.settings.stream_idle_timeout_s,
-            end_at=self._deadline,
+            end_at=self.deadline,
         )
         if not self._streams:
             self._forward = None
             self._pieces = []
-        lines = own_lines(backend.route.backend_line, self._attempts, self._request_id)
         relay.start(head, first, raw, connection, lines)
 
-    def _done(self, broken: str | None) -> None:
+    def _without_token_ids(self, backend: LiveBackend, now: float) -> None:
+        """It does not know `return_token_ids`: it gets the request as the client sent it."""
+        backend.token_ids = False
+        if self.account.attempt is not None:
+            self.account.attempt.close(Outcome.FINISHED, now)
+        self._waiting.append(backend)
+        self._next()
+
+    def move(self, backend: LiveBackend) -> None:
+        """This backend's machine is about to go. What can run elsewhere does; the rest runs on to the end."""
+        if self._resuming is not None:
+            if self._resuming.backend is backend:
+                self._resuming.move()
+        elif self._backend is backend and self._forward is not None and not (self._streams or self.head.once):
+            forward, self._forward = self._forward, None
+            forward.cancel()
+            self.core.meter.moves += 1
+            if self.account.attempt is not None:
+                self.account.attempt.close(Outcome.CANCELLED, self.core.clock())
+            self._plan()
+
+    def _done(self, broken: str | None, error_seen: bool) -> None:
         """The answer is over; its last bytes are about to be sent."""
         self._relay = self._forward = None
         if self._over:
             return
-        backend, account = self._backend, self._account
-        attempt, reader = account.attempt, account.reader
+        backend, account = self._backend, self.account
+        attempt = account.attempt
         assert backend is not None
         assert attempt is not None
         outcome = Outcome.FINISHED
-        if broken is None and (reader is None or not reader.error_seen):
+        if broken is None and not error_seen:
             backend.served()
         else:
             outcome = Outcome.FAILED
-            self._core.meter.broken_streams += 1
+            self.core.meter.broken_streams += 1
             reason = broken or "an error in the middle of a stream"
-            backend.failed(attempt, reason, gone=True, cooldown_s=self._core.settings.cooldown_s)
-        self._end(outcome, self._core.clock())
+            backend.failed(attempt, reason, gone=True, cooldown_s=self.core.settings.cooldown_s)
+        self.end(outcome, self.core.clock())
 
     # Ends
 
@@ -319,10 +377,10 @@ class Exchange:
         """No backend answers: pass the last refusal on, or say so ourselves."""
         refused, backend = self._last, self._backend
         if refused is not None and backend is not None:
-            self._account.answers(refused.head.status, self._core.clock())
-            lines = own_lines(backend.route.backend_line, self._attempts, self._request_id)
-            self._end(Outcome.FAILED, self._core.clock())
-            self._client.pass_on(refused.head, lines, refused.body)
+            self.account.answers(refused.head.status, self.core.clock())
+            lines = own_lines(backend.route.backend_line, self._attempts, self.request_id)
+            self.end(Outcome.FAILED, self.core.clock())
+            self.client.pass_on(refused.head, lines, refused.body)
         elif self._timed_out:
             self._error(504, f"No backend answered in time ({'; '.join(self._failures)}).", "timeout")
         elif self._failures:
@@ -335,38 +393,38 @@ class Exchange:
         begun = self._relay is not None
         self._blame_the_client()
         if begun:
-            self._client.abort()
+            self.client.abort()
         else:
             self._error(413, "The request's body is too large.", "body_too_large")
 
     def _blame_the_client(self) -> None:
         """Stop all work; the backend did nothing wrong."""
-        if self._account.attempt is not None:
-            self._account.attempt.close(Outcome.CANCELLED, self._core.clock())
+        if self.account.attempt is not None:
+            self.account.attempt.close(Outcome.CANCELLED, self.core.clock())
         self._drop(Outcome.FAILED)
 
     def _error(self, status: int, message: str, code: str) -> None:
-        self._end(Outcome.FAILED, self._core.clock())
-        lines = own_lines(b"retry-after: 5\r\n" if status == 503 else b"", self._attempts, self._request_id)
+        self.end(Outcome.FAILED, self.core.clock())
+        lines = own_lines(b"retry-after: 5\r\n" if status == 503 else b"", self._attempts, self.request_id)
         kind = "invalid_request_error" if status < 500 else "upstream_error"
-        self._client.answer(status, error_body(message, kind, code), lines)
+        self.client.answer(status, error_body(message, kind, code), lines)
 
     def _drop(self, outcome: Outcome) -> None:
         """Stop all work for this request."""
         if self._again is not None:
             self._again.cancel()
-        self._end(outcome, self._core.clock())
+        self.end(outcome, self.core.clock())
         if self._relay is not None:
             self._relay.cancel()
         elif self._forward is not None:
             self._forward.cancel()
         self._relay = self._forward = None
 
-    def _end(self, outcome: Outcome, now: float) -> None:
+    def end(self, outcome: Outcome, now: float) -> None:
         """The request is over; the first call counts. Called before the last bytes of its answer are sent."""
         if not self._over:
             self._over = True
-            self._account.close(outcome, now)
+            self.account.close(outcome, now)
             self._ticket.leave()
 
 

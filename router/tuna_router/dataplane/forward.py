@@ -55,6 +55,7 @@ class Failed:
     again: bool = False
     timed_out: bool = False
     sent: bool = True
+    busy = False
 
 
 class Sender(Protocol):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tuna_router.dataplane.account import Reader
-from tuna_router.dataplane.chunked import END, payload_of
+from tuna_router.dataplane.chunked import END
 from tuna_router.dataplane.client import ClientConnection
 from tuna_router.dataplane.connection import BackendLost, Connection
 from tuna_router.dataplane.response_head import Framing, ResponseHead
@@ -22,10 +22,10 @@ _RAW, _CHUNK, _PLAIN = range(3)
 class Relay:
     """Passes one answer on, from its first byte to its end.
 
-    `done` is called once, with None or with what broke it, before the last bytes are sent: whoever has
-    read them finds the request counted and its place free. A stall is either side's: nothing read or
-    written for `idle_s` (and up to a quarter more, for which nothing is noted on a token's way), or not
-    done by `end_at` on the connection's clock. `reader` reads along where the answer is an event stream.
+    `done` is called once, before the last bytes are sent, so that whoever has read them finds the request
+    counted and its place free: with None or with what broke it, and whether an error event was told. A stall
+    is either side's: nothing read or written for `idle_s` (and up to a quarter more), or not done by `end_at`
+    on the connection's clock. `reader` reads along where the answer is an event stream.
     """
 
     __slots__ = (
@@ -48,7 +48,7 @@ class Relay:
         self,
         client: ClientConnection,
         reader: Reader | None,
-        done: Callable[[str | None], None],
+        done: Callable[[str | None, bool], None],
         *,
         idle_s: float,
         end_at: float,
@@ -96,19 +96,15 @@ class Relay:
         if client.write_paused:
             source.pause(True)
         client.write(begin + self._framed(first, raw))
-        if self._mode == _RAW and self._reader is not None:
-            source.shortcut(self._write)
         self._look_again()
 
     def answer(self, connection: Connection) -> None:
         """The backend's next bytes."""
         payload = connection.payload
         self._progress += 1
-        if self._reader is not None:
-            self._catch_up(connection)
-            if payload:
-                self._reader.feed(payload)
-                self._last = payload if len(payload) >= 4 else (self._last + payload)[-4:]
+        if payload and self._reader is not None:
+            self._reader.feed(payload)
+            self._last = payload if len(payload) >= 4 else (self._last + payload)[-4:]
         if connection.ended:
             self._finish(b"", payload, connection.raw)
             return
@@ -116,22 +112,11 @@ class Relay:
         if piece:
             self._write(piece)
 
-    def _catch_up(self, connection: Connection) -> None:
-        """Read what took the shortcut."""
-        kept = connection.kept
-        if kept:
-            assert self._reader is not None
-            self._progress += len(kept)
-            self._reader.feed(b"".join([payload_of(chunk) for chunk in kept]))
-            self._last = kept[-1][-6:-2]
-            connection.kept = []
-
     def timer(self) -> bool:
         """The connection's timer fired. Returns True when the answer stalls, else looks again later."""
-        source, now = self._source, self._timer.now()
-        progress = self._progress + (len(source.kept) if source is not None else 0)
-        if progress != self._seen:
-            self._seen = progress
+        now = self._timer.now()
+        if self._progress != self._seen:
+            self._seen = self._progress
             self._moved_at = now
         if now >= min(self._moved_at + self._idle_s, self._end_at):
             return True
@@ -152,8 +137,6 @@ class Relay:
         """The client is gone: so is the reason to work."""
         source, self._source = self._source, None
         if source is not None:
-            if self._reader is not None:
-                self._catch_up(source)
             source.drop()
 
     def break_off(self, reason: str, message: str | None = None, code: str = "stream_broken") -> None:
@@ -165,7 +148,7 @@ class Relay:
         if self._reader is not None:
             text = message or f"The backend broke off in the middle of its answer: {reason}."
             end = self._last_word(source, error_event(text, code, self._last[-4:]))
-        self._done(reason)
+        self._done(reason, False)
         if end is None:
             self._client.cut(framed=self._mode != _PLAIN or source.head_framing is Framing.LENGTH)
         else:
@@ -189,7 +172,7 @@ class Relay:
             message = f"The backend broke off in the middle of its answer: {broken}."
             event = error_event(message, "stream_broken", self._last[-4:])
             end += self._framed(event, b"%x\r\n%b\r\n" % (len(event), event))
-        self._done(broken)
+        self._done(broken, self._reader is not None and self._reader.error_seen)
         tail = END if self._mode != _PLAIN else b""
         if begin or end or tail:
             self._client.write(begin + end + tail)

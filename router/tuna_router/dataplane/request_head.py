@@ -62,6 +62,7 @@ class RequestHead:
 
     __slots__ = (
         "_begins",
+        "completes",
         "expects_continue",
         "framed",
         "headers",
@@ -88,6 +89,8 @@ class RequestHead:
         """True when the client said how long its body is, be it of no length."""
         self.nominated: frozenset[bytes] = frozenset()
         self.key: bytes | None = None
+        self.completes = False
+        """True for a POST to `completions` or `chat/completions`, which may ask for a stream."""
         self.once = False
         """True for a request that is never sent again, whatever came of it."""
         self._begins: dict[Route, bytes] = {}
@@ -125,6 +128,11 @@ class RequestHead:
             lines = upstream_lines(self.headers, route.own_names, self.key, nominated=self.nominated)
             begins = self._begins[route] = route.request(self.method, self.target, lines)
         return begins
+
+    def begins_at(self, route: Route, path: bytes) -> bytes:
+        """The same, but as a request for another path."""
+        lines = upstream_lines(self.headers, route.own_names, self.key, nominated=self.nominated)
+        return route.request(self.method, path, lines)
 
     @property
     def path(self) -> bytes:
@@ -195,6 +203,7 @@ def parse_request_head(data: bytes) -> tuple[RequestHead, int | None]:
     if len(head.headers) > MAX_HEADERS:
         raise BadRequest(431, f"More than {MAX_HEADERS} headers.", "headers_too_large")
     head.http10 = version == "1.0"
+    head.completes = method == b"POST" and head.path.endswith(b"/completions")
     head.key = key_of(head.special)
     head.once = head.special.get(SIDE_EFFECTS, b"false").lower() not in (b"false", b"0", b"no")
     return head, _frame(head)

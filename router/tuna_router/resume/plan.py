@@ -113,7 +113,7 @@ def plan(
     data = read_body(body)
     if data is None:
         return Refusal("its request can't be read")
-    client = _client(data)
+    client = client_of(data)
     if spoken.finished:
         return Closing(None, client)
     refusal = why_not(data, chat=spoken.chat)
@@ -132,7 +132,8 @@ def plan(
     return _by_text(asked, spoken, ids=wants_ids)
 
 
-def _client(data: dict[str, Any]) -> Client:
+def client_of(data: dict[str, Any]) -> Client:
+    """What the client asked to see."""
     options = data.get("stream_options")
     options = options if isinstance(options, dict) else {}
     usage = options.get("include_usage") is True

@@ -98,6 +98,23 @@ class Recorder:
                 return payload[: start - 1] + self._null_end if self._hides_ids else payload
         return self._read(payload)
 
+    @property
+    def ordinary(self) -> tuple[bytes, bytes]:
+        """How an event begins and ends that may be passed on unseen, if it is one line; then tell `took`.
+
+        Beginnings that no event has, where each must be seen.
+        """
+        if self._middle_length or self._splitter.tail or self.broken is not None:
+            return _NEVER, b""
+        return self._head, self._end
+
+    def took(self, pieces: list[bytes]) -> None:
+        """Ordinary events were passed on unseen."""
+        self._pieces += pieces
+        self._bytes += sum(map(len, pieces))
+        if self._bytes > _PACK_BYTES:
+            self._pack()
+
     def end(self) -> bytes:
         """The body came to its framed end; returns what may still be sent. A stream without a finish is broken."""
         tail = self._splitter.tail

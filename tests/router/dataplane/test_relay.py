@@ -25,6 +25,7 @@ async def test_a_token_is_readable_before_the_next_one_is_written(
             await go_on.acquire()
             await wire.token(f"token-{number}")
         await go_on.acquire()
+        await wire.token("end", "stop")
         await wire.done()
 
     router = await start_router(await start_backend(one_by_one))
@@ -80,7 +81,9 @@ async def test_a_stream_that_breaks_ends_with_an_error_event(
         await asyncio.sleep(0.02)
         await end(wire)
 
-    router = await start_router(await start_backend(), await start_backend(breaks), stream_idle_timeout_s=0.2)
+    router = await start_router(
+        await start_backend(), await start_backend(breaks), stream_idle_timeout_s=0.2, resume=False
+    )
     answer = await router.complete(stream=True)  # httpx would raise if the body were cut
     events = [event for event in answer.text.split("\n\n") if event]
     assert json.loads(events[0].removeprefix("data: "))["choices"][0]["text"] == "one"
@@ -99,7 +102,7 @@ async def test_an_error_event_of_the_engine_reaches_the_client_and_counts_as_a_f
         await wire.chunk(b'data: {"error":{"message":"EngineCore encountered an issue"}}\n\n')
         await wire.done()
 
-    router = await start_router(await start_backend(), await start_backend(dies))
+    router = await start_router(await start_backend(), await start_backend(dies), resume=False)
     answer = await router.complete(stream=True)
     assert "EngineCore" in answer.text
     assert answer.text.count("error") == 1

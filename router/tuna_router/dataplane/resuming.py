@@ -1,0 +1,258 @@
+"""Resuming: a completion stream from its first byte on. When a backend breaks off, the rest is asked of another.
+
+It is told by the stream what broke, plans, sends the request for the rest, and gives its answer to the stream.
+The client waits meanwhile, within the request's deadline; each break may cost so many attempts as a request
+may, counted anew when a backend has said something more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Protocol
+
+from tuna_router.core import Core
+from tuna_router.dataplane.account import Account
+from tuna_router.dataplane.client import ClientConnection
+from tuna_router.dataplane.connection import Connection
+from tuna_router.dataplane.forward import Failed, Forward, Refused
+from tuna_router.dataplane.request_head import RequestHead
+from tuna_router.dataplane.response_head import ResponseHead
+from tuna_router.dataplane.stream import Stream
+from tuna_router.fleet import LiveBackend
+from tuna_router.meter import Outcome
+from tuna_router.policy import choose
+from tuna_router.resume.ask import Ask, context_length_of, refuses_token_ids
+from tuna_router.resume.plan import Closing, Continuation, Refusal
+
+_FIRST_PAUSE_S: Final = 0.05
+_LONGEST_PAUSE_S: Final = 2.0
+
+
+class Exchange(Protocol):
+    """The request whose answer this is."""
+
+    core: Core
+    client: ClientConnection
+    head: RequestHead
+    request_id: bytes
+    account: Account
+    deadline: float
+
+    def end(self, outcome: Outcome, now: float) -> None:
+        """The request is over."""
+
+
+class Resuming:
+    """One stream and its backends; `body` is the client's request."""
+
+    def __init__(self, exchange: Exchange, asked: Ask, body: bytes, backend: LiveBackend) -> None:
+        self._exchange = exchange
+        self._body = body
+        self._backend = backend
+        self._waiting: list[LiveBackend] = []
+        """Backends to ask for the rest, the next one last."""
+        self._forward: Forward | None = None
+        self._step: Continuation | None = None
+        self._again: asyncio.TimerHandle | None = None
+        self._reason = ""
+        self._attempts = 0
+        """Since a backend said something new."""
+        self._said = 0
+        core = exchange.core
+        self.stream = Stream(
+            exchange.client,
+            asked,
+            self,
+            idle_s=core.settings.stream_idle_timeout_s,
+            end_at=exchange.deadline,
+            cap_bytes=core.settings.resume_cap_bytes,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Resuming {self.stream!r} at {self._backend.settings.name}, attempt {self._attempts}>"
+
+    @property
+    def backend(self) -> LiveBackend | None:
+        """Where it runs now."""
+        return self._backend if self.stream.source is not None or self._forward is not None else None
+
+    # The exchange's side
+
+    def timer(self) -> None:
+        """The connection's timer fired."""
+        if self._forward is not None:
+            self._forward.time_out(self._patience_s())
+        elif self.stream.source is not None and self.stream.timer():
+            if self._exchange.client.write_paused:
+                self.drop(Outcome.CANCELLED)  # it is the client that stalls
+                self._exchange.client.abort()
+            else:
+                self.stream.leave("it stalled")
+
+    def move(self) -> None:
+        """Its machine is about to go: elsewhere, while there is time."""
+        if self.backend is None or self._exchange.head.once or not self.stream.may_go_on:
+            return
+        self._exchange.core.meter.moves += 1
+        account = self._exchange.account
+        if account.attempt is not None:
+            account.attempt.close(Outcome.CANCELLED, self._exchange.core.clock())
+        if self._forward is not None:
+            forward, self._forward = self._forward, None
+            forward.cancel()
+            self._next()
+        else:
+            self.stream.leave("its machine is going")
+
+    def stop(self) -> None:
+        """The router ends now."""
+        self._cancel()
+        self._exchange.end(Outcome.CANCELLED, self._exchange.core.clock())
+        self.stream.give_up("The router is stopping.", "router_stopping")
+
+    def drop(self, outcome: Outcome) -> None:
+        """Nobody wants it any more."""
+        self._exchange.end(outcome, self._exchange.core.clock())
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+        if self._forward is not None:
+            self._forward.cancel()
+            self._forward = None
+        self.stream.cancel()
+
+    # The stream's side
+
+    def finished(self) -> None:
+        """All is said; the last bytes are about to be sent."""
+        self._backend.served()
+        self._exchange.end(Outcome.FINISHED, self._exchange.core.clock())
+
+    def broke(self, reason: str) -> None:
+        """The backend is gone, or says what it should not."""
+        exchange, attempt = self._exchange, self._exchange.account.attempt
+        core = exchange.core
+        assert attempt is not None
+        self._reason = reason
+        if attempt.is_open:
+            self._backend.failed(attempt, reason, gone=True, cooldown_s=core.settings.cooldown_s)
+            attempt.close(Outcome.FAILED, core.clock())
+        if self.stream.progress > self._said:
+            self._said = self.stream.progress
+            self._attempts = 0
+        self._resume()
+
+    def _resume(self) -> None:
+        """Plan anew, and ask for the rest."""
+        self._again = None
+        exchange = self._exchange
+        if exchange.head.once:
+            self._lose("a request with side effects is not sent again")
+            return
+        fleet = exchange.core.fleet
+        self._waiting = [fleet[name] for name in reversed(choose(fleet.views()).names)]
+        if self._backend in self._waiting:
+            # Others first; but where there is none, another replica may stand behind the same address.
+            self._waiting.remove(self._backend)
+            self._waiting.insert(0, self._backend)
+        self._next()
+
+    def _next(self) -> None:
+        core, exchange = self._exchange.core, self._exchange
+        now = core.clock()
+        if now >= exchange.deadline:
+            self._lose("no time is left")
+        elif self._attempts >= core.settings.max_attempts:
+            self._lose("no backend goes on with it")
+        elif not self._waiting:
+            pause_s = min(_FIRST_PAUSE_S * 2**self._attempts, _LONGEST_PAUSE_S)
+            self._attempts += 1
+            self._again = asyncio.get_running_loop().call_later(pause_s, self._resume)
+        else:
+            self._ask(self._waiting.pop(), now)
+
+    def _ask(self, backend: LiveBackend, now: float) -> None:
+        """Ask a backend for the rest."""
+        exchange, core, head = self._exchange, self._exchange.core, self._exchange.head
+        step = self.stream.next_step(
+            head.path, self._body, token_ids=backend.token_ids, context_length=backend.context_length
+        )
+        if isinstance(step, Refusal):
+            core.meter.resumed("refused")
+            self._lose(step.reason)
+            return
+        if isinstance(step, Closing):
+            core.meter.resumed("closed")
+            self.stream.close(step)
+            return
+        self._step = step
+        self._backend = backend
+        self._attempts += 1
+        exchange.account.tries(backend, now)
+        route = backend.route
+        begins = head.begins_at(route, step.path)
+        begins = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (begins, exchange.request_id, len(step.body))
+        exchange.client.timer.set_at(min(now + self._patience_s(), exchange.deadline))
+        self._forward = Forward(self, [begins, step.body], to_head=False)
+        self._forward.start(core.upstream, route, core.settings.connect_timeout_s)
+
+    def _patience_s(self) -> float:
+        settings = self._exchange.core.settings
+        spot = self._backend.machine is not None
+        return settings.spot_first_byte_timeout_s if spot else settings.first_byte_timeout_s
+
+    def _lose(self, why: str) -> None:
+        """It can't go on."""
+        meter = self._exchange.core.meter
+        meter.broken_streams += 1
+        self._exchange.end(Outcome.FAILED, self._exchange.core.clock())
+        self.stream.give_up(
+            f"The backend broke off in the middle of its answer ({self._reason}), and it can't be continued: {why}."
+        )
+
+    # What came of a request for the rest
+
+    def begins(self, head: ResponseHead, first: bytes, raw: bytes, connection: Connection | None) -> None:
+        """The first bytes of an answer."""
+        if head.status != 200 or not head.streams:
+            if connection is not None:
+                connection.drop()
+            self.failed(Failed(f"status {head.status} instead of a stream", gone=False))
+            return
+        self._forward = None
+        core, step = self._exchange.core, self._step
+        assert step is not None
+        self._exchange.account.continues(core.clock())
+        core.meter.resumed("exact" if step.exact else step.how.value)
+        self.stream.go_on(self.stream.splice(step), first, connection)
+
+    def whole(self, head: ResponseHead, body: bytes) -> None:
+        """An answer that is no stream: what it refuses may be left out."""
+        self._forward = None
+        backend, account = self._backend, self._exchange.account
+        length = context_length_of(head.status, body)
+        if length is not None and backend.context_length is None:
+            backend.context_length = length
+        elif refuses_token_ids(head.status, body) and backend.token_ids:
+            backend.token_ids = False
+        else:
+            self.failed(Failed(f"status {head.status}", gone=False))
+            return
+        if account.attempt is not None:
+            account.attempt.close(Outcome.FINISHED, self._exchange.core.clock())
+        self._waiting.append(backend)
+        self._next()
+
+    def failed(self, failure: Refused | Failed) -> None:
+        """Not from this one."""
+        self._forward = None
+        core, backend, attempt = self._exchange.core, self._backend, self._exchange.account.attempt
+        assert attempt is not None
+        backend.disappointed(attempt, failure.reason, gone=failure.gone, busy=failure.busy, settings=core.settings)
+        attempt.close(Outcome.FAILED, core.clock())
+        self._next()
+
+    def writable(self, ready: bool) -> None:
+        """Its requests are sent whole."""
