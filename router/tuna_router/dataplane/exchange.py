@@ -20,10 +20,11 @@ from tuna_router.dataplane.headers import own_lines
 from tuna_router.dataplane.relay import Relay
 from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.dataplane.response_head import ResponseHead
+from tuna_router.dataplane.wish import BadWish, with_model
 from tuna_router.envelope import error_body
 from tuna_router.fleet import LiveBackend
 from tuna_router.meter import Outcome
-from tuna_router.policy import choose
+from tuna_router.policy import PLAIN, Wish
 
 _BODY_PATIENCE_S: Final = 60.0
 _SECOND_CHANCE_PAUSE_S: Final = 0.05
@@ -51,6 +52,8 @@ class Exchange:
     _left_patience_s = 0.0
     _over = False
     _failures: tuple[str, ...] = ()
+    _wish: Wish = PLAIN
+    _load_stays = False
 
     def __init__(
         self, core: Core, client: ClientConnection, head: RequestHead, request_id: bytes, ticket: Ticket
@@ -147,11 +150,21 @@ class Exchange:
     # Choose
 
     def _plan(self) -> None:
-        fleet = self._core.fleet
-        fleet.traffic()
-        names, self._reason = choose(fleet.views())
-        self._waiting = [fleet[name] for name in reversed(names)]
-        self._second_chance = len(names) == 1 and not self._streams
+        core = self._core
+        fleet = core.fleet
+        wish = core.wishes.read(self._head, self._pieces, self._size)
+        if isinstance(wish, BadWish):
+            self._error(400, wish.message, wish.code)
+            return
+        self._wish = wish
+        plan = fleet.plan(wish)
+        self._reason = plan.reason
+        if plan.unknown_model:
+            self._error(404, f"The model {wish.model!r} does not exist.", "model_not_found")
+            return
+        self._load_stays = plan.load_stays
+        self._waiting = [fleet[name] for name in reversed(plan.names)]
+        self._second_chance = len(plan.names) == 1 and not self._streams
         self._next()
 
     def _next(self) -> None:
@@ -179,11 +192,15 @@ class Exchange:
             return
         self._patience_s, self._left_patience_s = patience(core.settings, backend.settings.kind, head, self._pieces)
         client.timer.set_at(min(now + self._patience_s, self._deadline))
-        if self._size or head.framed or head.may_have_body:
-            begins = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (begins, self._request_id, self._size)
+        pieces, size = self._pieces, self._size
+        if backend.models is not None and self._wish.model is not None:
+            pieces = [with_model(b"".join(pieces), backend.own_model(self._wish.model))]
+            size = len(pieces[0])
+        if size or head.framed or head.may_have_body:
+            begins = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (begins, self._request_id, size)
         else:
             begins = b"%bx-request-id: %b\r\n\r\n" % (begins, self._request_id)
-        forward = self._forward = Forward(self, [begins, *self._pieces], to_head=head.method == b"HEAD")
+        forward = self._forward = Forward(self, [begins, *pieces], to_head=head.method == b"HEAD")
         forward.start(core.upstream, route, core.settings.connect_timeout_s)
 
     def _flow(self, begins: bytes, backend: LiveBackend) -> None:
@@ -228,6 +245,8 @@ class Exchange:
             self._timed_out = failure.timed_out
         if isinstance(failure, Refused) and failure.busy:
             backend.busy(failure.reason, cooldown_s=min(_BUSY_COOLDOWN_S, cooldown_s))
+            if self._load_stays:
+                self._waiting = [each for each in self._waiting if each.kind is backend.kind]
         else:
             backend.failed(attempt, failure.reason, gone=failure.gone, cooldown_s=cooldown_s)
         self._failures = (*self._failures, f"{backend.settings.name}: {failure.reason}")
@@ -260,10 +279,12 @@ class Exchange:
         assert backend is not None
         self._forward = None
         now = core.clock()
+        attempt = account.attempt
+        assert attempt is not None
         account.answers(head.status, now)
         if head.whole:
             account.tokens = usage_of(body) or account.tokens
-        backend.served()
+        backend.served(attempt)
         lines = own_lines(backend.route.backend_line, self._attempts, self._request_id)
         self._end(Outcome.FINISHED, now)
         client.pass_on(head, lines, body)
@@ -281,6 +302,9 @@ class Exchange:
         account.answers(head.status, now)
         if head.streams:
             account.streams(Reader(self._head.path, head.status), now)
+            attempt = account.attempt
+            assert attempt is not None
+            backend.first_byte(now - attempt.began)
         relay = self._relay = Relay(
             self._client,
             account.reader,
@@ -305,7 +329,7 @@ class Exchange:
         assert attempt is not None
         outcome = Outcome.FINISHED
         if broken is None and (reader is None or not reader.error_seen):
-            backend.served()
+            backend.served(attempt)
         else:
             outcome = Outcome.FAILED
             self._core.meter.broken_streams += 1
