@@ -18,6 +18,7 @@ from tuna_router.dataplane.headers import own_lines, request_id_of
 from tuna_router.dataplane.refuse import refuse
 from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.envelope import error_body
+from tuna_router.fleet import LiveBackend
 from tuna_router.health import health
 from tuna_router.meter import SAMPLE_S
 from tuna_router.settings import Settings
@@ -44,6 +45,9 @@ class Router:
         self._control: Application | None = None
         self._control_lock = asyncio.Lock()
         self._configure_lock = asyncio.Lock()
+        self.connections: set[ClientConnection] = set()
+        """Of clients; kept by the connections themselves."""
+        self.core.fleet.on_move = self._move
         self._sweeper = self.core.wheel.timer(self._sweep)
 
     async def start(self) -> None:
@@ -113,6 +117,13 @@ class Router:
                 # In a thread: FastAPI takes a quarter of a second to import, in which streams must flow.
                 self._control = await asyncio.to_thread(_build_control, self)
         return self._control
+
+    def _move(self, backend: LiveBackend) -> None:
+        """A machine is about to go: what runs there goes on elsewhere."""
+        for connection in list(self.connections):
+            handler = connection.handler
+            if isinstance(handler, Exchange):
+                handler.move(backend)
 
     def _sweep(self) -> None:
         self.core.upstream.sweep()

@@ -17,10 +17,11 @@ from tuna_router.errors import SettingsError
 from tuna_router.meter import Tally
 from tuna_router.metrics import exposition
 from tuna_router.settings import BackendSettings, Kind, Settings, check_url, named, parse_settings, to_json
-from tuna_router.watch import parse_replicas
+from tuna_router.watch import parse_notice, parse_replicas
 
 if TYPE_CHECKING:
     from tuna_router.app import Router
+    from tuna_router.core import Core
 
 _BODY_CAP_BYTES = 1024 * 1024
 _FOUNDING_KEYS = ("serverless_url", "serverless_auth_token", "spot_url")
@@ -85,6 +86,11 @@ def build(router: Router) -> FastAPI:
         states = {b.settings.name: b.state_name for b in core.fleet.spots}
         return {"ok": True, "replicas": seen.ready, "states": states}
 
+    @app.post("/router/spot-replicas/{name}/notice")
+    async def post_notice(name: str, request: Request) -> dict[str, Any]:
+        """A replica of this backend will be taken away soon."""
+        return _noticed(core, name, await _json(request))
+
     @app.get("/router/stats")
     async def get_stats() -> dict[str, Any]:
         """The exact counters."""
@@ -97,6 +103,22 @@ def build(router: Router) -> FastAPI:
         return Response(body, media_type=kind)
 
     return app
+
+
+def _noticed(core: Core, name: str, data: dict[str, Any]) -> dict[str, Any]:
+    spots = {backend.settings.name: backend for backend in core.fleet.spots}
+    if name not in spots:
+        raise _Unprocessable(f"there is no spot backend {name!r}", "known: " + ", ".join(spots), 404)
+    try:
+        notice = parse_notice(data)
+    except ValueError as error:
+        raise _Unprocessable(str(error), 'send {"seconds": 120, "replica": "1", "last": true}') from error
+    backend = spots[name]
+    backend.tell(notice)
+    machine = backend.machine
+    deadline = machine.drain_deadline if machine is not None else None
+    left_s = None if deadline is None else round(max(deadline - core.meter.clock(), 0.0), 3)
+    return {"ok": True, "backend": name, "state": backend.state_name, "gone_in_s": left_s}
 
 
 def stats(router: Router) -> dict[str, Any]:

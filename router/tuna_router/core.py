@@ -12,6 +12,7 @@ from tuna_router.admission import Admission
 from tuna_router.auth import Guard
 from tuna_router.dataplane.upstream import Upstream
 from tuna_router.dataplane.wheel import Wheel
+from tuna_router.dataplane.wish import Wishes
 from tuna_router.fleet import Fleet
 from tuna_router.meter import Meter
 from tuna_router.retry import RetryBudget
@@ -62,4 +63,5 @@ class Core:
         self.guard = Guard(settings.api_key_sha256, settings.admin_key_sha256, open_door=self.open_door)
         self.admission.limit = settings.max_concurrency
         self.retries.ratio, self.retries.burst = settings.retry_ratio, settings.retry_burst
+        self.wishes = Wishes(settings)
         self.fleet.configure(settings)

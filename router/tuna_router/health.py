@@ -7,6 +7,7 @@ from typing import Any
 from tuna_router import __version__
 from tuna_router.core import Core
 from tuna_router.fleet import LiveBackend
+from tuna_router.policy import predicted_wait_s
 from tuna_router.settings import Kind
 from tuna_router.spot import SpotState
 from tuna_router.watch import best_state
@@ -44,12 +45,16 @@ def _backend(core: Core, backend: LiveBackend) -> dict[str, Any]:
         "in_flight": backend.in_flight,
         "max_concurrency": settings.max_concurrency,
         "cooling": backend.cooling,
+        "circuit": backend.circuit.value,
         "last_error": backend.last_error,
     }
-    if machine is not None:
+    if machine is None:
+        shown["warm"] = backend.warm(core.meter.clock())
+    else:
         seen = machine.replicas
         shown |= {
             "reason": machine.reason,
+            "predicted_wait_s": round(predicted_wait_s(backend), 3),
             "since_s": round(core.meter.clock() - machine.since, 3),
             "last_probe_error": backend.last_probe_error,
             "replicas": None

@@ -75,7 +75,7 @@ class Server:
         self._shutdown_timeout_s = shutdown_timeout_s
         self._stop = asyncio.Event()
         self._stop_at_once = asyncio.Event()
-        self.connections: set[ClientConnection] = set()
+        self.connections = router.connections
 
     def stop(self) -> None:
         """Accept nothing more, and return from `serve` when all is done."""

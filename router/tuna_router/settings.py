@@ -42,8 +42,10 @@ class BackendSettings:
     `url` is its base, without a trailing slash; `headers` is the whole set sent upstream with every
     request; `max_concurrency` is how many requests it takes at once (None: no limit of its own);
     `replicas_url` answers `{"ready", "starting", "draining", "total"}` and may be polled without
-    waking the fleet; `keep_warm` keeps a spot fleet awake without traffic;
-    `token_ids` is false for an engine that does not know `return_token_ids`.
+    waking the fleet; `keep_warm` keeps a spot fleet awake without traffic; `models` maps public model
+    names to its own (None: it serves any); `weight` is its share among its equals; a serverless
+    container is there for `idle_window_s` after its last answer; `token_ids` is false for an engine
+    that does not know `return_token_ids`.
     """
 
     name: str
@@ -55,6 +57,9 @@ class BackendSettings:
     price_per_hour_usd: float | None = None
     keep_warm: bool = False
     token_ids: bool = True
+    models: Mapping[str, str] | None = None
+    weight: float = 1.0
+    idle_window_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,12 @@ class Settings:
     cooldown_s: float = 5.0
     resume: bool = True
     resume_memory_bytes: int = 64 * 1024 * 1024
+    cooldown_max_s: float = 60.0
+    overflow_wait_s: float = 0.5
+    metrics_interval_s: float = 1.0
+    move_margin_s: float = 5.0
+    session_header: str | None = None
+    batch_above_bytes: int | None = None
     max_attempts: int = 5
     retry_ratio: float = 0.5
     retry_burst: int = 500
@@ -182,6 +193,7 @@ def backend_to_json(backend: BackendSettings, *, mask: bool) -> dict[str, Any]:
     """One backend in the schema of the file."""
     shown = {item.name: getattr(backend, item.name) for item in dataclasses.fields(backend)}
     shown["kind"] = backend.kind.value
+    shown["models"] = None if backend.models is None else dict(backend.models)
     shown["headers"] = dict.fromkeys(backend.headers, MASK) if mask else dict(backend.headers)
     return shown
 
@@ -275,6 +287,36 @@ def _headers(key: str, value: object) -> dict[str, str]:
     return result
 
 
+def _models(key: str, value: object) -> dict[str, str] | None:
+    """Names as a list, or a mapping of public names to the backend's own."""
+    if value is None:
+        return None
+    given = {name: name for name in value} if isinstance(value, list | tuple) else _mapping(value, key)
+    for name in (*given, *given.values()):
+        if not isinstance(name, str) or not name:
+            raise SettingsError(
+                f"{name!r} can't name a model", 'for example models: {"llama": "meta/Llama-3.1-8B"}'
+            )
+    return {str(public): str(own) for public, own in given.items()}
+
+
+def _header_name(key: str, value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _HEADER_NAME.fullmatch(value):
+        raise SettingsError(
+            f"{key} must be the name of a header, not {value!r}", f"for example {key}: x-session-id"
+        )
+    return value.lower()
+
+
+def _weight(key: str, value: object) -> float:
+    weight = _not_negative(key, value)
+    if weight is None:
+        raise SettingsError(f"{key} must be a number, not null", f"for example {key}: 1")
+    return weight
+
+
 def _hashes(key: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
         raise SettingsError(f"{key} must be a list", "a list of SHA-256 hashes in hex")
@@ -300,6 +342,9 @@ _BACKEND_CHECKS: dict[str, Callable[[str, object], object]] = {
     "price_per_hour_usd": _not_negative,
     "keep_warm": _bool,
     "token_ids": _bool,
+    "models": _models,
+    "weight": _weight,
+    "idle_window_s": _positive,
 }
 _SETTINGS_CHECKS: dict[str, Callable[[str, object], object]] = {
     "backends": _backends,
@@ -308,6 +353,8 @@ _SETTINGS_CHECKS: dict[str, Callable[[str, object], object]] = {
     "max_concurrency": _count,
     "resume": _bool,
     "resume_memory_bytes": _count,
+    "session_header": _header_name,
+    "batch_above_bytes": _optional_count,
     "max_attempts": _count,
     "retry_ratio": _positive,
     "retry_burst": _count,

@@ -3,10 +3,10 @@
     COLD      nobody there, and nobody asked. Nothing is sent to it: a request would wake the fleet.
     WARMING   wanted or seen, not proved. Probed; the probes also keep its traffic above zero.
     READY     it generated a token. Takes requests.
-    DRAINING  its last replicas are going. Takes nothing new.
+    DRAINING  its last replicas are going. Takes nothing new; with a deadline where one was announced.
 
 The machine does no I/O and never sleeps: the clock comes in, `apply` is the only way in which the
-state changes, and `probe_due`/`next_probe_at` tell the watcher what to do next.
+state changes, and `probe_due`, `next_at` and `move_at` tell the watcher what to do next, and when.
 """
 
 from __future__ import annotations
@@ -42,6 +42,19 @@ class ReplicasSeen:
     ready: int
     starting: int = 0
     draining: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A replica will be taken away in `seconds`.
+
+    `replica` tells notices of several apart; `last` says whether it is the last one: None where whoever
+    sends it does not know, then the replica count decides, and without one it is taken for the last.
+    """
+
+    seconds: float
+    replica: str = ""
+    last: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +95,7 @@ class Tick:
     """Time passed."""
 
 
-Event = Traffic | Started | ReplicasSeen | ProbePassed | ProbeFailed | RequestServed | RequestFailed | Tick
+Event = Traffic | Started | ReplicasSeen | Notice | ProbePassed | ProbeFailed | RequestServed | RequestFailed | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +106,7 @@ class Timing:
     idle_after_s: float = 60.0
     drain_limit_s: float = 300.0
     keep_warm: bool = False
+    move_margin_s: float = 5.0
 
     @property
     def slow_probe_s(self) -> float:
@@ -131,6 +145,11 @@ class SpotMachine:
         self.epoch = 0
         """Counts the entries into WARMING; results that began in an earlier epoch are void."""
         self.next_probe_at: float | None = None
+        self.drain_deadline: float | None = None
+        """While DRAINING after a notice: when the machine is gone."""
+        self.move_at: float | None = None
+        """When what still runs there must move, until it has been told to."""
+        self._leaving: dict[str, float] = {}
         self._clock = clock
         self._on_change = on_change
         self._last_traffic: float | None = None
@@ -158,6 +177,22 @@ class SpotMachine:
         """True when a probe should begin now."""
         return self.next_probe_at is not None and self._clock() >= self.next_probe_at
 
+    def begin_move(self) -> bool:
+        """True once for each drain with a deadline, shortly before it: what still runs there must move now."""
+        if self.move_at is None or self._clock() < self.move_at:
+            return False
+        self.move_at = None
+        return True
+
+    @property
+    def next_at(self) -> float | None:
+        """When a probe is due, or a drain ends; None: only an event can change anything."""
+        if self.state is not SpotState.DRAINING:
+            return self.next_probe_at
+        if self.drain_deadline is not None:
+            return self.drain_deadline
+        return self._replicas_at + self.timing.drain_limit_s
+
     def begin_probe(self) -> int:
         """A probe begins; its result is reported with the epoch that this returns."""
         self.next_probe_at = None
@@ -175,11 +210,15 @@ class SpotMachine:
                     self._bring_forward(self.timing.probe_interval_s)
                 elif self.state is SpotState.READY and self.next_probe_at is None:
                     self.next_probe_at = self._clock() + self.timing.recheck_s
+            case RequestServed():
+                self._last_served = self._clock()
             case Started():
                 if self.state is SpotState.COLD:
                     return self._enter(SpotState.WARMING, "looking whether it is there")
             case ReplicasSeen():
                 return self._replicas_seen(event)
+            case Notice():
+                return self._noticed(event)
             case ProbePassed(epoch):
                 if epoch == self.epoch and self.state in (SpotState.WARMING, SpotState.READY):
                     self._last_served = self._clock()
@@ -188,11 +227,9 @@ class SpotMachine:
                     self._plan_recheck()
             case ProbeFailed(epoch, reason):
                 return self._probe_failed(epoch, reason)
-            case RequestServed():
-                self._last_served = self._clock()
             case RequestFailed(epoch, reason, gone):
                 if self.state is SpotState.READY and epoch == self.epoch:
-                    if gone:
+                    if gone and not self._has_others:
                         return self._enter(SpotState.WARMING, f"a request failed: {reason}")
                     self._suspect = True
                     self.next_probe_at = self._clock()
@@ -204,6 +241,8 @@ class SpotMachine:
         before, self.replicas = self.replicas, seen
         self._replicas_at = self._clock()
         if seen.ready > 0:
+            if seen.ready <= self._announced():
+                return None  # its controller has not heard of the notice, or not acted on it yet
             if self.state in (SpotState.COLD, SpotState.DRAINING):
                 return self._enter(SpotState.WARMING, f"{seen.ready} ready")
             if self.state is SpotState.WARMING and (before is None or before.ready < seen.ready):
@@ -222,6 +261,32 @@ class SpotMachine:
             return None  # woken, and its controller has not begun yet
         return self._enter(SpotState.COLD, "no replicas")
 
+    def _noticed(self, notice: Notice) -> Transition | None:
+        if self.state is SpotState.COLD:
+            return None  # nobody is there as far as anybody knows
+        now = self._clock()
+        self._announced()
+        self._leaving[notice.replica] = now + max(notice.seconds, 0.0)
+        last = notice.last
+        if last is None:
+            last = self.replicas is None or self.replicas.ready <= len(self._leaving)
+        if not last:
+            return None
+        transition = None
+        if self.state is not SpotState.DRAINING:
+            transition = self._enter(SpotState.DRAINING, f"its last replica goes in {notice.seconds:g} s")
+        # Which request runs on which replica is not known here: all move before the first one goes.
+        self.drain_deadline = max(self._leaving.values())
+        self.move_at = max(min(self._leaving.values()) - self.timing.move_margin_s, now)
+        return transition
+
+    def _announced(self) -> int:
+        """How many replicas were announced to go and are not gone yet."""
+        if self._leaving:
+            now = self._clock()
+            self._leaving = {replica: at for replica, at in self._leaving.items() if at > now}
+        return len(self._leaving)
+
     def _probe_failed(self, epoch: int, reason: str) -> Transition | None:
         if epoch != self.epoch:
             return None
@@ -237,8 +302,12 @@ class SpotMachine:
 
     def _tick(self) -> Transition | None:
         now = self._clock()
-        if self.state is SpotState.DRAINING and now - self._replicas_at >= self.timing.drain_limit_s:
-            return self._enter(SpotState.COLD, "no news of its draining")
+        if self.state is SpotState.DRAINING:
+            if self.drain_deadline is not None:
+                if now >= self.drain_deadline:
+                    return self._enter(SpotState.COLD, "its notice ran out")
+            elif now - self._replicas_at >= self.timing.drain_limit_s:
+                return self._enter(SpotState.COLD, "no news of its draining")
         served_lately = now - self._last_served < self.timing.recheck_s
         if self.state is SpotState.READY and self.probe_due() and served_lately and not self._suspect:
             self._plan_recheck()
@@ -247,6 +316,11 @@ class SpotMachine:
     @property
     def _alive(self) -> bool:
         return self.replicas is not None and self.replicas.ready + self.replicas.starting > 0
+
+    @property
+    def _has_others(self) -> bool:
+        """True when a replica that is gone was one of several: the rest is checked before it is doubted."""
+        return self.replicas is not None and self.replicas.ready > 1
 
     @property
     def _interval(self) -> float:
@@ -267,8 +341,10 @@ class SpotMachine:
         source = self.state
         self._ready_s = self.ready_seconds
         self.state, self.since, self.reason = target, now, reason
-        self.next_probe_at = None
+        self.next_probe_at = self.drain_deadline = self.move_at = None
         self._suspect = False
+        if target is SpotState.COLD:
+            self._leaving.clear()
         if target is SpotState.WARMING:
             self.epoch += 1
             self.next_probe_at = now

@@ -1,4 +1,5 @@
-"""The eyes of the spot machine: one watcher a spot backend, which polls its replica count and probes it.
+"""The eyes of the spot machine: one watcher a spot backend, which polls its replica count, probes it, looks
+at its engine's queue, and says when what runs there must move.
 
 Ready means that it generates: an engine whose worker is broken still answers `/health`. In COLD
 nothing is sent to the endpoint itself, since a request is what wakes a fleet that has scaled to zero.
@@ -15,8 +16,9 @@ from collections.abc import Iterable
 from tuna_router.core import Core
 from tuna_router.dataplane.connection import BackendLost
 from tuna_router.fleet import LiveBackend
+from tuna_router.queue_depth import look_at_queue
 from tuna_router.settings import BackendSettings
-from tuna_router.spot import ProbeFailed, ProbePassed, ReplicasSeen, SpotState, Tick
+from tuna_router.spot import Notice, ProbeFailed, ProbePassed, ReplicasSeen, SpotState, Tick
 
 _log = logging.getLogger("tuna_router.watch")
 _LONGEST_SLEEP_S = 30.0
@@ -58,11 +60,13 @@ def _report(task: asyncio.Task[None]) -> None:
 
 async def _watch(core: Core, backend: LiveBackend) -> None:
     async with asyncio.TaskGroup() as group:
-        group.create_task(_probe_when_due(core, backend))
+        group.create_task(_act_when_due(core, backend))
+        group.create_task(_move_when_due(core, backend))
         group.create_task(_poll_replicas(core, backend))
+        group.create_task(look_at_queue(core, backend))
 
 
-async def _probe_when_due(core: Core, backend: LiveBackend) -> None:
+async def _act_when_due(core: Core, backend: LiveBackend) -> None:
     machine = backend.machine
     assert machine is not None
     while True:
@@ -76,11 +80,27 @@ async def _probe_when_due(core: Core, backend: LiveBackend) -> None:
             backend.tell(ProbePassed(epoch) if reason is None else ProbeFailed(epoch, reason))
             continue
         wait_s = _LONGEST_SLEEP_S
-        if machine.next_probe_at is not None:
-            wait_s = min(wait_s, max(machine.next_probe_at - core.meter.clock(), 0.0) + 0.001)
+        if machine.next_at is not None:
+            wait_s = min(wait_s, max(machine.next_at - core.meter.clock(), 0.0) + 0.001)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await backend.nudge.wait()
+
+
+async def _move_when_due(core: Core, backend: LiveBackend) -> None:
+    """Says when what runs on a machine under notice must move: on time, whatever a probe of it waits for."""
+    machine = backend.machine
+    assert machine is not None
+    while True:
+        backend.noticed.clear()
+        if machine.begin_move() and core.fleet.on_move is not None:
+            core.fleet.on_move(backend)
+        wait_s = None
+        if machine.move_at is not None:
+            wait_s = max(machine.move_at - core.meter.clock(), 0.0) + 0.001
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await backend.noticed.wait()
 
 
 async def _poll_replicas(core: Core, backend: LiveBackend) -> None:
@@ -126,6 +146,22 @@ def parse_replicas(data: object) -> ReplicasSeen:
     return ReplicasSeen(
         counts["ready"] if "ready" in data else counts["replicas"], counts["starting"], counts["draining"]
     )
+
+
+def parse_notice(data: object) -> Notice:
+    """`{"seconds", "replica"?, "last"?}`. Raises ValueError."""
+    if not isinstance(data, dict):
+        raise ValueError("not a JSON object")
+    if unknown := sorted(str(key) for key in data.keys() - {"seconds", "replica", "last"}):
+        raise ValueError(f"unknown key {unknown[0]!r}")
+    seconds, replica, last = data.get("seconds"), data.get("replica", ""), data.get("last")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 86400:
+        raise ValueError("'seconds' must be a number from 0 to 86400")
+    if isinstance(replica, bool) or not isinstance(replica, str | int):
+        raise ValueError("'replica' must be a name or a number")
+    if last is not None and not isinstance(last, bool):
+        raise ValueError("'last' must be true or false")
+    return Notice(float(seconds), str(replica), last)
 
 
 async def probe(core: Core, backend: BackendSettings) -> str | None:

@@ -172,6 +172,28 @@ async def test_replicas_can_be_posted_in_both_forms(start_backend: StartBackend,
     assert (await post("/router/spot-replicas", json={"ready": -1})).status_code == 422
 
 
+async def test_a_notice_needs_a_spot_backend_a_sane_body_and_an_admin_key(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    router = await start_router(await start_backend(), await start_backend(), admin_key_sha256=[sha256_hex("a")])
+    path, admin = "/router/spot-replicas/spot/notice", {"authorization": "Bearer a"}
+    post = router.client.post
+    assert (await post(path, json={"seconds": 30})).status_code == 403
+    assert (await post(path, json={"seconds": 30}, headers={"authorization": "Bearer x"})).status_code == 401
+    assert (await post(path, json={"seconds": "soon"}, headers=admin)).status_code == 422
+    assert (await post(path, json=[], headers=admin)).status_code == 422
+    assert router.state() == "READY"
+    other = await post("/router/spot-replicas/serverless/notice", json={"seconds": 30}, headers=admin)
+    assert other.status_code == 404
+    assert "spot" in other.json()["error"]["hint"]
+    one_of_two = await post("/router/spot-replicas", json={"ready": 2}, headers=admin)
+    assert one_of_two.status_code == 200
+    told = (await post(path, json={"seconds": 30, "replica": "1"}, headers=admin)).json()
+    assert told == {"ok": True, "backend": "spot", "state": "READY", "gone_in_s": None}
+    told = (await post(path, json={"seconds": 30, "replica": "2"}, headers=admin)).json()
+    assert told["state"] == "DRAINING"
+
+
 async def test_counters_are_exact_and_every_request_is_in_one_of_them(
     start_backend: StartBackend, start_router: StartRouter
 ) -> None:
@@ -251,6 +273,9 @@ async def test_health_has_the_founding_keys(start_backend: StartBackend, start_r
         "uptime_seconds",
         "spot_ready_seconds",
     } <= health["route_stats"].keys()
+    by_name = {b["name"]: b for b in health["backends"]}
+    assert by_name["spot"]["circuit"] == by_name["serverless"]["circuit"] == "CLOSED"
+    assert (by_name["spot"]["predicted_wait_s"], by_name["serverless"]["warm"]) == (0, False)
     assert [(b["name"], b["state"], b["in_flight"]) for b in health["backends"]] == [
         ("serverless", "READY", 0),
         ("spot", "READY", 0),

@@ -61,6 +61,35 @@ def test_what_is_no_plain_http_url_is_refused(url: object) -> None:
         check_url(url)
 
 
+def test_models_are_a_list_or_a_mapping_and_weights_may_be_nothing() -> None:
+    backend = {"kind": "spot", "url": "http://a", "weight": 0, "idle_window_s": 10}
+    settings = parse_settings({"backends": [{**backend, "models": ["m"]}], "session_header": "X-Session"})
+    assert settings.backends[0].models == {"m": "m"}
+    assert (settings.backends[0].weight, settings.session_header) == (0, "x-session")
+    assert parse_settings(to_json(settings, mask=True)) == settings
+    mapped = parse_settings({"backends": [{**backend, "models": {"m": "own/m"}}]})
+    assert mapped.backends[0].models == {"m": "own/m"}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"backends": [{"kind": "spot", "url": "http://a", "models": [1]}]},
+        {"backends": [{"kind": "spot", "url": "http://a", "models": {"m": ""}}]},
+        {"backends": [{"kind": "spot", "url": "http://a", "models": "m"}]},
+        {"backends": [{"kind": "spot", "url": "http://a", "weight": None}]},
+        {"backends": [{"kind": "spot", "url": "http://a", "weight": -1}]},
+        {"session_header": "a b"},
+        {"session_header": 3},
+        {"batch_above_bytes": 0},
+        {"overflow_wait_s": 0},
+    ],
+)
+def test_choices_that_make_no_sense_are_refused(data: object) -> None:
+    with pytest.raises(SettingsError):
+        parse_settings(data)
+
+
 def test_secrets_are_not_in_the_representation() -> None:
     settings = parse_settings(
         {

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from tuna_router.spot import (
     Event,
+    Notice,
     ProbeFailed,
     ProbePassed,
     ReplicasSeen,
@@ -128,6 +129,16 @@ def test_a_lost_connection_takes_it_out_of_ready_at_once_and_it_is_probed() -> N
     assert spot.probe_due()
 
 
+def test_one_of_several_replicas_that_is_gone_is_checked_before_the_rest_is_doubted() -> None:
+    spot, _ = ready()
+    spot.apply(ReplicasSeen(ready=2))
+    spot.apply(RequestFailed(spot.epoch, "connection lost", gone=True))
+    assert spot.state is READY
+    assert spot.probe_due()
+    spot.apply(ProbeFailed(spot.begin_probe(), "503"))
+    assert spot.state is WARMING
+
+
 def test_a_failure_that_says_little_is_checked_before_it_is_believed() -> None:
     spot, _ = ready()
     spot.apply(RequestServed())
@@ -209,10 +220,89 @@ def test_ready_time_adds_up() -> None:
     assert "READY" in repr(spot)
 
 
+def test_a_notice_for_the_last_replica_drains_until_its_deadline_and_moves_shortly_before() -> None:
+    spot, clock = ready()
+    spot.apply(Notice(120))
+    assert spot.state is DRAINING
+    assert spot.drain_deadline == clock.now + 120
+    assert not spot.begin_move()
+    assert (spot.move_at, spot.next_at) == (clock.now + 115, clock.now + 120)
+    clock.now += 115
+    assert spot.begin_move()
+    assert not spot.begin_move(), "once"
+    assert (spot.move_at, spot.next_at) == (None, clock.now + 5)
+    spot.apply(Traffic())
+    assert spot.state is DRAINING
+    clock.now += 5
+    spot.apply(Tick())
+    assert (spot.state, spot.drain_deadline) == (COLD, None)
+    spot.apply(Traffic())
+    assert spot.probe_due()
+
+
+def test_a_short_notice_moves_at_once() -> None:
+    spot, _ = ready()
+    spot.apply(Notice(3))
+    assert spot.begin_move()
+    spot, _ = ready()
+    spot.apply(Notice(0))
+    assert spot.begin_move()
+    spot.apply(Tick())
+    assert spot.state is COLD
+
+
+def test_a_notice_for_one_of_several_replicas_leaves_the_others_working() -> None:
+    spot, clock = ready()
+    spot.apply(ReplicasSeen(ready=2))
+    spot.apply(Notice(120, "1"))
+    spot.apply(Notice(110, "1"))
+    assert spot.state is READY, "the same one twice"
+    clock.now += 10
+    spot.apply(Notice(120, "2"))
+    assert spot.state is DRAINING
+    assert spot.drain_deadline == clock.now + 120
+    assert spot.move_at == clock.now + 95, "nothing runs on the first one when it goes"
+    spot, _ = ready()
+    spot.apply(ReplicasSeen(ready=2))
+    spot.apply(Notice(120, "1", last=True))
+    assert spot.state is DRAINING, "who sends it knows better"
+    spot, _ = ready()
+    spot.apply(Notice(120, last=False))
+    assert spot.state is READY
+
+
+def test_a_controller_that_has_not_heard_of_the_notice_does_not_end_the_drain_and_a_new_replica_does() -> None:
+    spot, _ = ready()
+    spot.apply(ReplicasSeen(ready=1))
+    spot.apply(Notice(120))
+    spot.apply(ReplicasSeen(ready=1))
+    assert spot.state is DRAINING
+    spot.apply(ReplicasSeen(ready=2))
+    assert spot.state is WARMING
+    assert spot.drain_deadline is None
+    assert not spot.begin_move()
+
+
+def test_a_replica_after_an_empty_fleet_is_not_taken_for_the_one_that_was_to_go() -> None:
+    spot, _ = ready()
+    spot.apply(Notice(120))
+    spot.apply(ReplicasSeen(ready=0))
+    assert spot.state is COLD
+    spot.apply(ReplicasSeen(ready=1))
+    assert spot.state is WARMING
+
+
+def test_a_notice_for_a_cold_spot_changes_nothing() -> None:
+    spot, _ = machine()
+    spot.apply(Notice(120))
+    assert spot.state is COLD
+
+
 counts = st.integers(0, 3)
 events: st.SearchStrategy[object] = st.one_of(
     st.sampled_from([Traffic(), Started(), RequestServed(), Tick(), "probe passes", "probe fails", "wait"]),
     st.builds(ReplicasSeen, counts, counts, counts),
+    st.builds(Notice, st.sampled_from([0.0, 3.0, 120.0]), st.sampled_from(["", "1"]), st.none() | st.booleans()),
     st.builds(RequestFailed, st.integers(0, 3), st.just("x"), st.booleans()),
     st.builds(ProbePassed, st.integers(0, 3)),
     st.builds(ProbeFailed, st.integers(0, 3), st.just("x")),
@@ -238,7 +328,7 @@ def test_whatever_happens_it_is_ready_only_through_a_probe_of_its_own_epoch(sequ
     changes: list[Transition] = []
     spot = SpotMachine(clock, TIMING, changes.append)
     for item in sequence:
-        before, epoch, logged = spot.state, spot.epoch, len(changes)
+        before, epoch, logged, ready_s = spot.state, spot.epoch, len(changes), spot.ready_seconds
         event: Event
         if item == "wait":
             clock.now += 7
@@ -260,7 +350,34 @@ def test_whatever_happens_it_is_ready_only_through_a_probe_of_its_own_epoch(sequ
             assert not spot.probe_due(), "nothing is sent to a spot that is not wanted"
         if spot.state is WARMING and not isinstance(event, ProbePassed) and item != "probe fails":
             assert spot.next_probe_at is not None or spot.epoch == epoch
-        assert spot.ready_seconds <= clock.now - 1000
+        assert ready_s <= spot.ready_seconds <= clock.now - 1000
+        assert (spot.drain_deadline is None) or spot.state is DRAINING
+        if spot.begin_move():
+            assert spot.state is DRAINING
+        if spot.state is not COLD and (spot.state is not READY or spot.wanted):
+            assert spot.next_at is not None or item in ("probe passes", "probe fails"), "it is never forgotten"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(events, max_size=30))
+def test_every_state_is_left_when_clients_and_replicas_are_gone(sequence: list[object]) -> None:
+    clock = Clock()
+    spot = SpotMachine(clock, TIMING)
+    for item in sequence:
+        if isinstance(item, str):
+            clock.now += 7
+        else:
+            spot.apply(item)  # type: ignore[arg-type]
+    spot.apply(ReplicasSeen(ready=0))
+    for _ in range(10):
+        clock.now += TIMING.drain_limit_s
+        spot.apply(Tick())
+        spot.apply(ReplicasSeen(ready=0))
+        if spot.probe_due():
+            spot.apply(ProbeFailed(spot.begin_probe(), "refused"))
+    assert spot.state is COLD
+    spot.apply(Traffic())
+    assert spot.state is WARMING
 
 
 @settings(max_examples=100, deadline=None)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tuna_router.watch import parse_replicas
+from tuna_router.spot import Notice
+from tuna_router.watch import parse_notice, parse_replicas
 
 from .backends import Backend, Seen, Wire, _probe, ok
 from .conftest import StartBackend, StartRouter, free_port, until
@@ -198,6 +199,70 @@ async def test_a_spot_with_a_full_queue_stays_ready(start_backend: StartBackend,
     assert (await router.complete()).headers["x-tuna-backend"] == "serverless"
     assert router.state() == "READY"
     assert len(spot.probes) == probes
+
+
+async def test_a_notice_drains_a_spot_and_says_when_what_runs_there_must_move(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    moved: list[str] = []
+    router = await start_router(await start_backend(), await start_backend(), move_margin_s=0.05)
+    fleet = router.router.core.fleet
+    fleet.on_move = lambda backend: moved.append(backend.name)
+    path = "/router/spot-replicas/spot/notice"
+    answer = await router.client.post(path, json={"seconds": 0.3, "replica": 1})
+    assert answer.status_code == 200
+    told = answer.json()
+    assert (told["state"], 0 < told["gone_in_s"] <= 0.3) == ("DRAINING", True)
+    assert (await router.complete()).headers["x-tuna-backend"] == "serverless"
+    await until(lambda: moved == ["spot"])
+    machine = fleet["spot"].machine
+    assert machine is not None
+    await until(lambda: router.state() != "DRAINING")
+    assert moved == ["spot"]
+
+
+async def test_a_probe_that_hangs_does_not_keep_what_runs_from_moving(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    hangs = False
+
+    async def probed(wire: Wire, seen: Seen) -> None:
+        if hangs:
+            await asyncio.Event().wait()
+        await _probe(wire, seen)
+
+    async def fails(wire: Wire, seen: Seen) -> None:
+        await wire.json({}, 500)
+
+    spot = await start_backend(fails, probe=probed)
+    router = await start_router(await start_backend(), spot, move_margin_s=0.1)
+    fleet, moved = router.router.core.fleet, asyncio.Event()
+    fleet.on_move = lambda backend: moved.set()
+    hangs, probes = True, len(spot.probes)
+    await router.complete()
+    await until(lambda: len(spot.probes) > probes)
+    fleet["spot"].tell(Notice(0.2))
+    async with asyncio.timeout(5):
+        await moved.wait()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [],
+        {},
+        {"seconds": "1"},
+        {"seconds": -1},
+        {"seconds": True},
+        {"seconds": 1e9},
+        {"seconds": 1, "replica": []},
+        {"seconds": 1, "last": 1},
+        {"seconds": 1, "x": 1},
+    ],
+)
+def test_a_notice_that_makes_no_sense_is_refused(data: object) -> None:
+    with pytest.raises(ValueError):
+        parse_notice(data)
 
 
 @pytest.mark.parametrize("data", [[], {}, {"ready": "1"}, {"replicas": -1}, {"ready": True}, {"starting": 1}])

@@ -193,6 +193,11 @@ class ClientConnection(asyncio.Protocol):
         """True when the request was read to its end."""
         return self._state is not _BODY
 
+    @property
+    def handler(self) -> Handler | None:
+        """Who has the request, while there is one."""
+        return self._handler
+
     def serves(self, handler: Handler) -> bool:
         """True while this handler has the request."""
         return self._handler is handler

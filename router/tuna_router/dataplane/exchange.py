@@ -21,10 +21,11 @@ from tuna_router.dataplane.relay import Relay
 from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.dataplane.response_head import ResponseHead
 from tuna_router.dataplane.resuming import Resuming
+from tuna_router.dataplane.wish import BadWish, with_model
 from tuna_router.envelope import error_body
 from tuna_router.fleet import LiveBackend
 from tuna_router.meter import Outcome
-from tuna_router.policy import choose
+from tuna_router.policy import PLAIN, Wish
 from tuna_router.resume.ask import Ask, ask, refuses_token_ids
 
 _BODY_PATIENCE_S: Final = 60.0
@@ -54,6 +55,8 @@ class Exchange:
     _left_patience_s = 0.0
     _over = False
     _failures: tuple[str, ...] = ()
+    wish: Wish = PLAIN
+    _load_stays = False
 
     def __init__(
         self, core: Core, client: ClientConnection, head: RequestHead, request_id: bytes, ticket: Ticket
@@ -160,13 +163,23 @@ class Exchange:
     # Choose
 
     def _plan(self) -> None:
-        fleet = self.core.fleet
-        fleet.traffic()
-        if self.head.completes and self.core.settings.resume and not self._streams:
+        core = self.core
+        fleet = core.fleet
+        wish = core.wishes.read(self.head, self._pieces, self._size)
+        if isinstance(wish, BadWish):
+            self._error(400, wish.message, wish.code)
+            return
+        self.wish = wish
+        plan = fleet.plan(wish)
+        self._reason = plan.reason
+        if plan.unknown_model:
+            self._error(404, f"The model {wish.model!r} does not exist.", "model_not_found")
+            return
+        if self.head.completes and core.settings.resume and not self._streams:
             self._asked = self._ask()
-        names, self._reason = choose(fleet.views())
-        self._waiting = [fleet[name] for name in reversed(names)]
-        self._second_chance = len(names) == 1 and not self._streams
+        self._load_stays = plan.load_stays
+        self._waiting = [fleet[name] for name in reversed(plan.names)]
+        self._second_chance = len(plan.names) == 1 and not self._streams
         self._next()
 
     def _ask(self) -> Ask | None:
@@ -206,6 +219,9 @@ class Exchange:
         pieces, size = self._pieces, self._size
         if self._asked is not None and backend.token_ids:
             pieces, size = [self._asked.body], len(self._asked.body)
+        if backend.models is not None and self.wish.model is not None:
+            pieces = [with_model(b"".join(pieces), backend.own_model(self.wish.model))]
+            size = len(pieces[0])
         if size or head.framed or head.may_have_body:
             begins = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (begins, self.request_id, size)
         else:
@@ -253,6 +269,8 @@ class Exchange:
             self._last = None
             self._timed_out = failure.timed_out
         backend.disappointed(attempt, failure.reason, gone=failure.gone, busy=failure.busy, settings=core.settings)
+        if failure.busy and self._load_stays:
+            self._waiting = [each for each in self._waiting if each.kind is backend.kind]
         self._failures = (*self._failures, f"{backend.settings.name}: {failure.reason}")
         attempt.close(Outcome.FAILED, core.clock())
         if self._streams or not self._may_be_sent_again(failure):
@@ -286,13 +304,15 @@ class Exchange:
         assert backend is not None
         self._forward = None
         now = core.clock()
+        attempt = account.attempt
+        assert attempt is not None
         if self._asked is not None and backend.token_ids and refuses_token_ids(head.status, body):
             self._without_token_ids(backend, now)
             return
         account.answers(head.status, now)
         if head.whole:
             account.tokens = usage_of(body) or account.tokens
-        backend.served()
+        backend.served(attempt)
         lines = own_lines(backend.route.backend_line, self._attempts, self.request_id)
         self.end(Outcome.FINISHED, now)
         client.pass_on(head, lines, body)
@@ -308,6 +328,10 @@ class Exchange:
             return
         now = core.clock()
         account.answers(head.status, now)
+        attempt = account.attempt
+        assert attempt is not None
+        if head.streams:
+            backend.first_byte(now - attempt.began)
         lines = own_lines(backend.route.backend_line, self._attempts, self.request_id)
         if head.streams and head.status == 200 and self._asked is not None:
             self._forward = None
@@ -363,7 +387,7 @@ class Exchange:
         assert attempt is not None
         outcome = Outcome.FINISHED
         if broken is None and not error_seen:
-            backend.served()
+            backend.served(attempt)
         else:
             outcome = Outcome.FAILED
             self.core.meter.broken_streams += 1

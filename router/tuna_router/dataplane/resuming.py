@@ -18,9 +18,10 @@ from tuna_router.dataplane.forward import Failed, Forward, Refused
 from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.dataplane.response_head import ResponseHead
 from tuna_router.dataplane.stream import Stream
+from tuna_router.dataplane.wish import with_model
 from tuna_router.fleet import LiveBackend
 from tuna_router.meter import Outcome
-from tuna_router.policy import choose
+from tuna_router.policy import Wish
 from tuna_router.resume.ask import Ask, context_length_of, refuses_token_ids
 from tuna_router.resume.plan import Closing, Continuation, Refusal
 
@@ -37,6 +38,7 @@ class Exchange(Protocol):
     request_id: bytes
     account: Account
     deadline: float
+    wish: Wish
 
     def end(self, outcome: Outcome, now: float) -> None:
         """The request is over."""
@@ -127,7 +129,9 @@ class Resuming:
 
     def finished(self) -> None:
         """All is said; the last bytes are about to be sent."""
-        self._backend.served()
+        attempt = self._exchange.account.attempt
+        if attempt is not None and attempt.is_open:
+            self._backend.served(attempt)
         self._exchange.end(Outcome.FINISHED, self._exchange.core.clock())
 
     def broke(self, reason: str) -> None:
@@ -152,7 +156,7 @@ class Resuming:
             self._lose("a request with side effects is not sent again")
             return
         fleet = exchange.core.fleet
-        self._waiting = [fleet[name] for name in reversed(choose(fleet.views()).names)]
+        self._waiting = [fleet[name] for name in reversed(fleet.plan(exchange.wish).names)]
         if self._backend in self._waiting:
             # Others first; but where there is none, another replica may stand behind the same address.
             self._waiting.remove(self._backend)
@@ -192,10 +196,13 @@ class Resuming:
         self._attempts += 1
         exchange.account.tries(backend, now)
         route = backend.route
+        body = step.body
+        if backend.models is not None and exchange.wish.model is not None:
+            body = with_model(body, backend.own_model(exchange.wish.model))
         begins = head.begins_at(route, step.path)
-        begins = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (begins, exchange.request_id, len(step.body))
+        begins = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (begins, exchange.request_id, len(body))
         exchange.client.timer.set_at(min(now + self._patience_s(), exchange.deadline))
-        self._forward = Forward(self, [begins, step.body], to_head=False)
+        self._forward = Forward(self, [begins, body], to_head=False)
         self._forward.start(core.upstream, route, core.settings.connect_timeout_s)
 
     def _patience_s(self) -> float:
@@ -224,7 +231,10 @@ class Resuming:
         self._forward = None
         core, step = self._exchange.core, self._step
         assert step is not None
-        self._exchange.account.continues(core.clock())
+        now, attempt = core.clock(), self._exchange.account.attempt
+        assert attempt is not None
+        self._exchange.account.continues(now)
+        self._backend.first_byte(now - attempt.began)
         core.meter.resumed("exact" if step.exact else step.how.value)
         self.stream.go_on(self.stream.splice(step), first, connection)
 
