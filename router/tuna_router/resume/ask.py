@@ -83,6 +83,9 @@ def why_not(data: dict[str, Any], *, chat: bool) -> str | None:
     form = data.get("response_format")
     if form is not None and not (isinstance(form, dict) and form.get("type") == "text"):
         return "its output is guided"
+    for name in ("max_tokens", "max_completion_tokens", "min_tokens"):
+        if data.get(name) is not None and type(data[name]) is not int:
+            return f"its {name} is no whole number"
     if data.get("thinking_token_budget") is not None:
         return "it set thinking_token_budget"
     choice = data.get("tool_choice")
@@ -105,8 +108,9 @@ def by_text_only(data: dict[str, Any]) -> str | None:
     """Why token ids would not help to continue this request; None if they would."""
     if data.get("tools") and data.get("tool_choice", "auto") != "none":
         return "it offers tools"
-    for message in data.get("messages") or ():
-        content = message.get("content")
+    messages = data.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        content = message.get("content") if isinstance(message, dict) else None
         if isinstance(content, list) and any(
             not isinstance(part, dict) or part.get("type") not in ("text", "input_text") for part in content
         ):

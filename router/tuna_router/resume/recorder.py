@@ -124,10 +124,10 @@ class Recorder:
         parts = sum(map(len, self._parts)) + len(self._parts) * _OBJECT_BYTES
         return parts + self._packed.memory_bytes + len(self._splitter.tail)
 
-    def events(self) -> bytes:
-        """All whole events so far, as the backend sent them; empty once given up."""
+    def events(self) -> bytes | None:
+        """All whole events so far, as the backend sent them; None once given up."""
         self._pack()
-        return self._packed.events()
+        return None if self.given_up is not None else self._packed.events()
 
     def _read(self, payload: bytes) -> bytes:
         """Bytes that may be anything, event by event."""
