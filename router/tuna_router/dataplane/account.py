@@ -169,12 +169,12 @@ class Reader:
         if usage is not None:
             self._usage = usage
         if self._usage is None:
-            self._chunks += count_texts(data)
+            self._chunks += _count_texts(data)
         self._finished = self._finished or _finishes(data)
         self._error = self._error or (b'"error"' in data and _ERROR.search(data) is not None)
 
 
-def count_texts(data: bytes) -> int:
+def _count_texts(data: bytes) -> int:
     """How many events bring text. One stream writes it in one way: the first that occurs is counted."""
     return next((n - data.count(text + b'"') for text in _TEXTS if (n := data.count(text))), 0)
 

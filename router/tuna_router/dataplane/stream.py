@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from tuna_router.dataplane.account import count_texts, usage_of
+from tuna_router.dataplane.account import usage_of
 from tuna_router.dataplane.chunked import END, payload_of
 from tuna_router.dataplane.client import ClientConnection
 from tuna_router.dataplane.connection import BackendLost, Connection
@@ -121,11 +121,12 @@ class Stream:
     ) -> Continuation | Closing | Refusal:
         """How the stream may go on at a backend which knows token ids, or not, and has this context."""
         if self._spoken is None:
-            if self._recorder.given_up is not None:
+            events = self._recorder.events()
+            if events is None:
                 if self.said_all:
                     return Closing(None, client_of(read_body(body) or {}))
-                return Refusal(self._recorder.given_up)
-            self._spoken = Spoken.read(self._recorder.events(), chat=self._asked.chat)
+                return Refusal(self._recorder.given_up or "it was not recorded")
+            self._spoken = Spoken.read(events, chat=self._asked.chat)
         return plan(path, body, self._spoken, token_ids=token_ids, context_length=context_length)
 
     def splice(self, continuation: Continuation) -> Splice:
@@ -149,9 +150,9 @@ class Stream:
         if self._spoken is not None:
             return Tokens(self._spoken.prompt_tokens or 0, 0, self._spoken.tokens)
         self._catch_up()
-        events = self._recorder.events()
-        usage = usage_of(events)
-        return usage if usage is not None else Tokens(estimated=count_texts(events))
+        recorder = self._recorder
+        usage = usage_of(recorder.usage)
+        return usage if usage is not None else Tokens(estimated=recorder.texts)
 
     # The connection's listener
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 _STREAMS: Final = re.compile(rb'"stream"\s*:\s*true')
 _PATH: Final = re.compile(rb"/(chat/)?completions$")
 _CONTEXT: Final = re.compile(rb"max_model_len\s*=\s*(\d+)")
+_END_BYTES: Final = 2048
 _READ_BYTES: Final = 4 * 1024 * 1024
 """A longer body is not read for this: its stream is passed on without being recorded."""
 
@@ -35,10 +36,14 @@ class Ask:
 def ask(path: bytes, body: bytes, *, token_ids: bool = True) -> Ask | None:
     """How to send the request `body` for `path` (without its query); None when it is no stream of one.
 
+    Of a body of more than 4 KiB, `"stream": true` is looked for in its first and last 2 KiB.
+
     token_ids: False for a backend that is known to refuse `return_token_ids`.
     """
     match = _PATH.search(path)
-    if match is None or _STREAMS.search(body) is None or len(body) > _READ_BYTES:
+    # The ends alone of a long body: looking through 256 KB costs as much as passing it on.
+    ends = body if len(body) <= 2 * _END_BYTES else body[:_END_BYTES] + body[-_END_BYTES:]
+    if match is None or _STREAMS.search(ends) is None or len(body) > _READ_BYTES:
         return None
     data = read_body(body)
     if data is None or data.get("stream") is not True:
@@ -78,6 +83,9 @@ def why_not(data: dict[str, Any], *, chat: bool) -> str | None:
     form = data.get("response_format")
     if form is not None and not (isinstance(form, dict) and form.get("type") == "text"):
         return "its output is guided"
+    for name in ("max_tokens", "max_completion_tokens", "min_tokens"):
+        if data.get(name) is not None and type(data[name]) is not int:
+            return f"its {name} is no whole number"
     if data.get("thinking_token_budget") is not None:
         return "it set thinking_token_budget"
     choice = data.get("tool_choice")
@@ -100,8 +108,9 @@ def by_text_only(data: dict[str, Any]) -> str | None:
     """Why token ids would not help to continue this request; None if they would."""
     if data.get("tools") and data.get("tool_choice", "auto") != "none":
         return "it offers tools"
-    for message in data.get("messages") or ():
-        content = message.get("content")
+    messages = data.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        content = message.get("content") if isinstance(message, dict) else None
         if isinstance(content, list) and any(
             not isinstance(part, dict) or part.get("type") not in ("text", "input_text") for part in content
         ):

@@ -64,7 +64,7 @@ def limit_of(data: dict[str, Any], *, chat: bool) -> int | None:
     for name in names:
         value = data.get(name)
         if value is not None:
-            return value if type(value) is int else None
+            return int(value)
     return None if chat else COMPLETION_MAX_TOKENS
 
 

@@ -44,56 +44,62 @@ def learn(event: bytes) -> Template | None:
 
 
 class _Run:
-    """Events that share a template."""
+    """Variable parts of events that share a template, or (None) whole events."""
 
-    __slots__ = ("between", "packed", "within")
+    __slots__ = ("packed", "template")
 
     def __init__(self, template: Template | None) -> None:
-        self.between = template.end + template.head if template is not None else b""
-        self.within = template.middle if template is not None else b""
+        self.template = template
         self.packed = bytearray()
 
-    def pack(self, events: bytes) -> bytes:
-        packed = events.replace(self.between, _BETWEEN) if self.between else events
-        return packed.replace(self.within, _WITHIN) if self.within else packed
-
-    def unpack(self) -> bytes:
-        events = bytes(self.packed)
-        if self.within:
-            events = events.replace(_WITHIN, self.within)
-        return events.replace(_BETWEEN, self.between) if self.between else events
+    def events(self) -> bytes:
+        template, packed = self.template, bytes(self.packed)
+        if template is None:
+            return packed
+        if template.middle:
+            packed = packed.replace(_WITHIN, template.middle)
+        return template.head + packed.replace(_BETWEEN, template.end + template.head) + template.end
 
 
 class PackedEvents:
     """Events of one stream, in order. `memory_bytes` is about what they take."""
 
-    __slots__ = ("_runs", "_template", "memory_bytes")
+    __slots__ = ("_runs", "memory_bytes")
 
     def __init__(self) -> None:
         self._runs: list[_Run] = []
-        self._template: Template | None = None
         self.memory_bytes = 0
 
-    def add(self, events: bytes, template: Template | None) -> None:
-        """Keep whole events, most of them like `template`."""
-        if _BETWEEN in events or _WITHIN in events:
-            template = None
-        if not self._runs or template is not self._template:
-            run = _Run(template)
-            self._runs.append(run)
-            self._template = template
-            self.memory_bytes += len(run.between) + len(run.within) + 200
-        run = self._runs[-1]
-        packed = run.pack(events)
+    def add(self, parts: list[bytes], template: Template) -> None:
+        """Keep events of which these are the parts between the template's head and end."""
+        packed = _BETWEEN.join(parts)
+        if packed.count(_BETWEEN) != len(parts) - 1 or _WITHIN in packed:
+            self.add_whole(b"".join([template.head + part + template.end for part in parts]))
+            return
+        if template.middle:
+            packed = packed.replace(template.middle, _WITHIN)
+        run = self._run(template)
+        if run.packed:
+            run.packed += _BETWEEN
         run.packed += packed
-        self.memory_bytes += len(packed)
+        self.memory_bytes += len(packed) + 1
+
+    def add_whole(self, events: bytes) -> None:
+        """Keep events that are like no others."""
+        self._run(None).packed += events
+        self.memory_bytes += len(events)
 
     def events(self) -> bytes:
         """All of them, byte for byte."""
-        return b"".join([run.unpack() for run in self._runs])
+        return b"".join([run.events() for run in self._runs])
 
     def clear(self) -> None:
         """Forget everything."""
         self._runs.clear()
-        self._template = None
         self.memory_bytes = 0
+
+    def _run(self, template: Template | None) -> _Run:
+        if not self._runs or self._runs[-1].template is not template:
+            self._runs.append(_Run(template))
+            self.memory_bytes += 200 + (sum(map(len, template)) if template is not None else 0)
+        return self._runs[-1]

@@ -106,9 +106,8 @@ def plan(
     """How the stream that said `spoken` goes on.
 
     path, body: the client's request, the path without its query. token_ids: False for a backend that refuses
-    them. context_length: the backend's, in
-    tokens, where it is known. reasoning_end: what stands between reasoning and content in the model's own text,
-    None where that is unknown.
+    them. context_length: the backend's, in tokens, where it is known. reasoning_end: what stands between
+    reasoning and content in the model's own text, None where that is unknown.
     """
     data = read_body(body)
     if data is None:
@@ -212,7 +211,11 @@ def _by_text(asked: _Asked, spoken: Spoken, *, ids: bool) -> Continuation | Clos
         return Refusal("the client has token ids which a new draw would not bear out")
     if not spoken.chat and not isinstance(data["prompt"], str):
         return Refusal("its prompt is token ids, which a text can't be added to")
-    if spoken.chat and data.get("continue_final_message") and not isinstance(data["messages"][-1]["content"], str):
+    if (
+        spoken.chat
+        and data.get("continue_final_message")
+        and not isinstance(data["messages"][-1].get("content"), str)
+    ):
         return Refusal("the message that it continues is not a text")
     tokens = _tokens_shown(spoken, bodies.hold_back_of(data))
     limit = bodies.limit_of(data, chat=spoken.chat)

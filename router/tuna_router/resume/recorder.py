@@ -1,6 +1,6 @@
 """Recorder: what one stream has said, kept cheaply, and how it ends, known before the client is told.
 
-A piece of whole, ordinary events is put on a list and passed on. Anything else (half an event, a finish,
+A piece that is one ordinary event is known by its two ends, and passed on. Anything else (half an event, a finish,
 `[DONE]`, something that may be an error) is read event by event, and only whole events that belong to a good
 stream are let through: the client never sees the error, or the `[DONE]` after it, of a stream that will be
 continued. A good stream has a chunk with a finish_reason and no error; `[DONE]` alone proves nothing.
@@ -17,13 +17,14 @@ from tuna_router.resume.hide import hide_ids, is_only_ids
 from tuna_router.resume.packing import PackedEvents, Template, learn
 
 CAP_BYTES: Final = 1024 * 1024
-_PACK_BYTES: Final = 8 * 1024
+_PACK_PARTS: Final = 64
 _OBJECT_BYTES: Final = 41
-"""What a piece takes besides its bytes: its object and its place in a list."""
+"""What a part takes besides its bytes: its object and its place in a list."""
 _LEARNS: Final = 8
 """A stream whose events share less than that (running usage in each) is read event by event."""
 _NEVER: Final = b"\x00"
 _FINISH: Final = re.compile(rb'"finish_reason"\s*:\s*"(\w+)"')
+_TEXT: Final = re.compile(rb'"(?:content|text|reasoning|reasoning_content)"\s*:\s*"[^"]')
 _NO_FINISH: Final = frozenset({b"abort", b"error"})
 
 
@@ -37,7 +38,6 @@ class Recorder:
     """
 
     __slots__ = (
-        "_bytes",
         "_cap_bytes",
         "_end",
         "_head",
@@ -47,21 +47,25 @@ class Recorder:
         "_middle_length",
         "_null_end",
         "_packed",
-        "_pieces",
+        "_part",
+        "_parts",
         "_splitter",
         "_template",
+        "_texts",
         "broken",
         "done",
         "finished",
         "given_up",
         "held",
+        "usage",
     )
 
     def __init__(self, *, hides_ids: bool, given_up: str | None = None, cap_bytes: int = CAP_BYTES) -> None:
         self._hides_ids = hides_ids
         self._cap_bytes = cap_bytes
-        self._pieces: list[bytes] = []
-        self._bytes = 0
+        self._parts: list[bytes] = []
+        """Of the last ordinary events: what stands between the head and the end of the template."""
+        self._part = slice(0)
         self._packed = PackedEvents()
         self._splitter = EventSplitter()
         self._template: Template | None = None
@@ -74,6 +78,14 @@ class Recorder:
         self.finished = False
         self.done = False
         self.held = b""
+        self.usage = b""
+        """The data of the last event that tells usage."""
+        self._texts = 0
+
+    @property
+    def texts(self) -> int:
+        """How many events brought text: about one token each."""
+        return self._texts + len(self._parts)
 
     def feed(self, payload: bytes) -> bytes:
         """The next bytes of the body; returns what may be sent to the client now, `payload` itself if it can."""
@@ -84,18 +96,18 @@ class Recorder:
             and payload.find(b"\n") == len(payload) - 2
         ):
             if not self._middle_length:
-                self._pieces.append(payload)
-                self._bytes += len(payload)
-                if self._bytes > _PACK_BYTES:
+                parts = self._parts
+                parts.append(payload[self._part])
+                if len(parts) > _PACK_PARTS:
                     self._pack()
                 return payload
-            start = payload.rfind(b"[") + 1
+            start = payload.rfind(b"[")
             if payload.startswith(self._middle, start - self._middle_length):
-                self._pieces.append(payload)
-                self._bytes += len(payload)
-                if self._bytes > _PACK_BYTES:
+                parts = self._parts
+                parts.append(payload[self._part])
+                if len(parts) > _PACK_PARTS:
                     self._pack()
-                return payload[: start - 1] + self._null_end if self._hides_ids else payload
+                return payload[:start] + self._null_end if self._hides_ids else payload
         return self._read(payload)
 
     @property
@@ -110,9 +122,9 @@ class Recorder:
 
     def took(self, pieces: list[bytes]) -> None:
         """Ordinary events were passed on unseen."""
-        self._pieces += pieces
-        self._bytes += sum(map(len, pieces))
-        if self._bytes > _PACK_BYTES:
+        part = self._part
+        self._parts += [piece[part] for piece in pieces]
+        if len(self._parts) > _PACK_PARTS:
             self._pack()
 
     def end(self) -> bytes:
@@ -137,12 +149,13 @@ class Recorder:
     @property
     def memory_bytes(self) -> int:
         """About what is kept, in bytes."""
-        tail = len(self._splitter.tail)
-        return self._bytes + len(self._pieces) * _OBJECT_BYTES + self._packed.memory_bytes + tail
+        parts = sum(map(len, self._parts)) + len(self._parts) * _OBJECT_BYTES
+        return parts + self._packed.memory_bytes + len(self._splitter.tail)
 
-    def events(self) -> bytes:
-        """All whole events so far, as the backend sent them; empty once given up."""
-        return b"" if self.given_up is not None else self._packed.events() + b"".join(self._pieces)
+    def events(self) -> bytes | None:
+        """All whole events so far, as the backend sent them; None once given up."""
+        self._pack()
+        return None if self.given_up is not None else self._packed.events()
 
     def _read(self, payload: bytes) -> bytes:
         """Bytes that may be anything, event by event."""
@@ -165,10 +178,13 @@ class Recorder:
             return b""
         template = self._template
         if template is not None and event.startswith(template.head) and event.endswith(template.end):
-            start = event.rfind(b"[") + 1
-            if event.startswith(template.middle, start - self._middle_length):
-                self._keep(event)
-                return event[: start - 1] + self._null_end if self._middle_length and self._hides_ids else event
+            start = event.rfind(b"[")
+            if event.startswith(self._middle, start - self._middle_length):
+                parts = self._parts
+                parts.append(event[self._part])
+                if len(parts) > _PACK_PARTS:
+                    self._pack()
+                return event[:start] + self._null_end if self._middle_length and self._hides_ids else event
         data = data_of(event)
         if data is None:
             return event
@@ -189,16 +205,21 @@ class Recorder:
             self.finished = True
         elif self._learns:
             self._learn(event)
+        if b'"usage"' in data:
+            self.usage = data
+        if _TEXT.search(data) is not None:
+            self._texts += 1
         self._keep(event if event.endswith(b"\n") else event + b"\n\n")
         if not self._hides_ids:
             return event
         return b"" if is_only_ids(event) else hide_ids(event)
 
     def _keep(self, event: bytes) -> None:
-        self._pieces.append(event)
-        self._bytes += len(event)
-        if self._bytes > _PACK_BYTES:
-            self._pack()
+        """An event that is like no others."""
+        self._pack()
+        if self.given_up is None:
+            self._packed.add_whole(event)
+            self._check_cap()
 
     def _learn(self, event: bytes) -> None:
         """Take `event` for the example of those to come."""
@@ -208,21 +229,26 @@ class Recorder:
         self._learns -= 1
         self._pack()
         self._template = template
-        self._middle, self._end = template.middle, template.end
-        self._middle_length = len(template.middle)
+        # Without the bracket, so that it is compared up to where that was found.
+        self._middle, self._end = template.middle[:-1], template.end
+        self._middle_length = len(self._middle)
+        self._part = slice(len(template.head), -len(template.end))
         self._null_end = b"null" + template.end[1:]
 
     def _pack(self) -> None:
-        pieces = self._pieces
-        if not pieces:
+        parts = self._parts
+        if not parts:
             return
-        if self.given_up is None:
-            self._packed.add(b"".join(pieces), self._template)
-            if self._packed.memory_bytes > self._cap_bytes:
-                self.given_up = f"more than {self._cap_bytes} bytes were said"
-                self._packed.clear()
-        pieces.clear()
-        self._bytes = 0
+        self._texts += len(parts)
+        if self.given_up is None and self._template is not None:
+            self._packed.add(parts, self._template)
+            self._check_cap()
+        parts.clear()
+
+    def _check_cap(self) -> None:
+        if self._packed.memory_bytes > self._cap_bytes:
+            self.given_up = f"more than {self._cap_bytes} bytes were said"
+            self._packed.clear()
 
 
 def _is_error(data: bytes) -> bool:

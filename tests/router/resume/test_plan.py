@@ -169,6 +169,7 @@ ROLE = {**said({"role": "assistant", "content": ""}), "prompt_token_ids": [1, 2]
         ({"structured_outputs": {"regex": "a"}}, "guided"),
         ({"guided_json": {}}, "guided"),
         ({"tools": [{}], "tool_choice": "required"}, "tool call"),
+        ({"max_tokens": "5"}, "max_tokens is no whole number"),
         ({"use_beam_search": True}, "use_beam_search"),
         ({"thinking_token_budget": 5}, "thinking_token_budget"),
     ],
