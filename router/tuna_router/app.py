@@ -8,17 +8,21 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from tuna_router.admission import Ticket
 from tuna_router.asgi import Application, AsgiCall
 from tuna_router.auth import Role, key_of
 from tuna_router.core import Core
-from tuna_router.dataplane.admit import Refusal, admit, unauthorized
+from tuna_router.dataplane.admit import admit, unauthorized
 from tuna_router.dataplane.client import ClientConnection, Handler
 from tuna_router.dataplane.exchange import Exchange
 from tuna_router.dataplane.headers import own_lines, request_id_of
+from tuna_router.dataplane.queued import full, queued
 from tuna_router.dataplane.refuse import refuse
 from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.envelope import error_body
 from tuna_router.health import health
+from tuna_router.keys import LiveKey
+from tuna_router.refusal import Refusal
 from tuna_router.settings import Settings
 from tuna_router.watch import Watchers
 
@@ -82,9 +86,32 @@ class Router:
             return None
         admitted = admit(core, key)
         if isinstance(admitted, Refusal):
-            lines = admitted.lines + own_lines(b"", 0, request_id)
-            return refuse(client, head, Refusal(admitted.status, admitted.body, lines))
+            return refuse(client, head, _with_own_lines(admitted, request_id))
+        if isinstance(admitted, LiveKey):
+            return self._wait(client, head, request_id, key, admitted)
         return Exchange(core, client, head, request_id=request_id, key=key, ticket=admitted)
+
+    def _wait(
+        self, client: ClientConnection, head: RequestHead, request_id: bytes, key: bytes | None, live: LiveKey
+    ) -> Handler | None:
+        core = self.core
+
+        def begin(ticket: Ticket) -> Handler:
+            return Exchange(core, client, head, request_id=request_id, key=key, ticket=ticket)
+
+        def give_up(refusal: Refusal) -> None:
+            core.meter.rejected += 1
+            refusal = _with_own_lines(refusal, request_id)
+            client.answer(refusal.status, refusal.body, refusal.lines)
+
+        batch = dict(head.headers).get(b"x-tuna-priority", b"").lower() == b"batch"
+        handler = queued(core, client, live, begin, give_up, batch=batch)
+        if handler is None:
+            core.meter.rejected += 1
+            core.counts.refused.add(("concurrency_limit",))
+            return refuse(client, head, _with_own_lines(full(core), request_id))
+        live.enter()
+        return handler
 
     def _health(self, client: ClientConnection, head: RequestHead) -> Handler | None:
         if head.method not in (b"GET", b"HEAD"):
@@ -119,6 +146,10 @@ class Router:
     def _sweep(self) -> None:
         self.core.upstream.sweep()
         self._sweeper.set(_SWEEP_S)
+
+
+def _with_own_lines(refusal: Refusal, request_id: bytes) -> Refusal:
+    return refusal._replace(lines=refusal.lines + own_lines(b"", 0, request_id))
 
 
 def _from_another_site(head: RequestHead) -> bool:

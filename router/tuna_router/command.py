@@ -134,11 +134,11 @@ def _with_key(launch: Launch, options: argparse.Namespace, environ: Mapping[str,
             )
     elif environ.get("API_KEY"):
         key = environ["API_KEY"]
-    if key is not None and sha256_hex(key) not in settings.api_key_sha256:
+    if key is not None and sha256_hex(key) not in {known.sha256 for known in settings.all_keys}:
         mine = sha256_hex(key)
         settings = dataclasses.replace(settings, api_key_sha256=(mine, *settings.api_key_sha256))
         return dataclasses.replace(launch, settings=settings, not_saved=(mine,))
-    if not settings.api_key_sha256 and not settings.admin_key_sha256:
+    if not settings.all_keys:
         raise UsageError(
             "no API key is configured",
             "--api-key-env NAME names the variable that holds one; --no-auth lets everyone in",

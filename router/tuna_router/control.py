@@ -137,7 +137,7 @@ def _changed(settings: Settings, data: dict[str, Any], *, open_door: bool) -> Se
     if "serverless_auth_token" in founding:
         backends = _with_token(backends, founding["serverless_auth_token"])
     changed = dataclasses.replace(changed, backends=named(backends))
-    if not open_door and not changed.api_key_sha256 and not changed.admin_key_sha256:
+    if not open_door and not changed.all_keys:
         raise SettingsError("this would remove the last key", "keep at least one hash")
     return changed
 

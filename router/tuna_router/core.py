@@ -9,10 +9,12 @@ from pathlib import Path
 
 from tuna_router import state
 from tuna_router.admission import Admission
-from tuna_router.auth import Guard
+from tuna_router.counts import Counts
 from tuna_router.dataplane.upstream import Upstream
 from tuna_router.dataplane.wheel import Wheel
 from tuna_router.fleet import Fleet
+from tuna_router.keys import Guard
+from tuna_router.ledger import Ledger
 from tuna_router.meter import Meter
 from tuna_router.settings import Settings
 
@@ -36,7 +38,10 @@ class Core:
     ) -> None:
         self.open_door = open_door
         self.meter = Meter(clock, wall)
-        self.admission = Admission(settings.max_concurrency)
+        self.counts = Counts()
+        self.guard = Guard()
+        self.ledger = Ledger()
+        self.admission = Admission(settings.max_concurrency, settings.max_queue)
         self.fleet = Fleet(self.meter)
         self.upstream = Upstream()
         self.wheel = Wheel()
@@ -56,6 +61,8 @@ class Core:
 
     def _take(self, settings: Settings) -> None:
         self.settings = settings
-        self.guard = Guard(settings.api_key_sha256, settings.admin_key_sha256, open_door=self.open_door)
-        self.admission.limit = settings.max_concurrency
+        now = self.meter.clock()
+        self.guard.configure(settings.all_keys, open_door=self.open_door, now=now)
+        self.ledger.configure(settings.backends, now)
         self.fleet.configure(settings)
+        self.admission.resize(settings.max_concurrency, settings.max_queue)

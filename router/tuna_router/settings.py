@@ -15,6 +15,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from tuna_router.errors import SettingsError, did_you_mean
+from tuna_router.key_settings import KeySettings, key_to_json, parse_keys
 
 MASK: Final = "********"
 """Shown instead of a header's value; sent back in a POST, it means "unchanged"."""
@@ -77,6 +78,22 @@ class Settings:
     cooldown_s: float = 5.0
     body_cap_bytes: int = 16 * 1024 * 1024
     body_limit_bytes: int = 1024 * 1024 * 1024
+    # Limits, keys, state
+    keys: tuple[KeySettings, ...] = field(default=(), repr=False)
+    max_queue: int = 100
+    queue_timeout_s: float = 10.0
+    state_interval_s: float = 30.0
+
+    @property
+    def all_keys(self) -> tuple[KeySettings, ...]:
+        """`keys`, and those of the two lists of hashes, named after the hash. A hash of `keys` wins."""
+        named = {item.sha256 for item in self.keys}
+        admins = set(self.admin_key_sha256)
+        return (
+            *self.keys,
+            *(KeySettings(f"admin-{h[:8]}", h, "admin") for h in self.admin_key_sha256 if h not in named),
+            *(KeySettings(f"key-{h[:8]}", h) for h in self.api_key_sha256 if h not in named | admins),
+        )
 
 
 def parse_settings(data: object, base: Settings | None = None) -> Settings:
@@ -161,6 +178,8 @@ def to_json(settings: Settings, *, mask: bool) -> dict[str, Any]:
         value = getattr(settings, item.name)
         if item.name == "backends":
             shown["backends"] = [backend_to_json(b, mask=mask) for b in value]
+        elif item.name == "keys":
+            shown["keys"] = [key_to_json(key) for key in value]
         else:
             shown[item.name] = list(value) if isinstance(value, tuple) else value
     return shown
@@ -230,6 +249,10 @@ def _count(key: str, value: object) -> int:
     return value
 
 
+def _queue(key: str, value: object) -> int:
+    return 0 if value == 0 and not isinstance(value, bool) else _count(key, value)
+
+
 def _optional_count(key: str, value: object) -> int | None:
     return None if value is None else _count(key, value)
 
@@ -295,5 +318,7 @@ _SETTINGS_CHECKS: dict[str, Callable[[str, object], object]] = {
     "max_concurrency": _count,
     "body_cap_bytes": _count,
     "body_limit_bytes": _count,
+    "keys": parse_keys,
+    "max_queue": _queue,
     **{f.name: _positive for f in dataclasses.fields(Settings) if f.name.endswith("_s")},
 }

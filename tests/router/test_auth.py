@@ -5,7 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from tuna_router.auth import Guard, Role, key_of, sha256_hex
+from tuna_router.auth import Role, key_of, sha256_hex
+from tuna_router.keys import Guard
 
 from .conftest import KEY, StartBackend, StartRouter
 
