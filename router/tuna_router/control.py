@@ -116,6 +116,8 @@ def stats(router: Router) -> dict[str, Any]:
         "unauthorized": meter.unauthorized,
         "in_flight": core.admission.in_flight,
         "max_concurrency": core.admission.limit,
+        "waiting": core.admission.waiting,
+        "max_queue": core.admission.max_queue,
         "backends": backends,
         "route_stats": meter.route_stats(core.fleet.ready_seconds),
         "state_changes": [change.to_json() for change in meter.changes],

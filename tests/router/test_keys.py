@@ -1,0 +1,193 @@
+"""Keys: whose it is, and what it may use."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tuna_router.auth import sha256_hex
+from tuna_router.errors import SettingsError
+from tuna_router.key_settings import KeySettings, parse_keys
+from tuna_router.keys import Guard, LiveKey
+from tuna_router.settings import parse_settings, to_json
+
+from .backends import Seen, Wire
+from .conftest import KEY, StartBackend, StartRouter, until
+
+DAY = 86400.0
+
+
+def live(**limits: Any) -> LiveKey:
+    return LiveKey(KeySettings("alice", sha256_hex("alice"), **limits), 0.0)
+
+
+def code(key: LiveKey, now: float = 0.0, unix_s: float = 0.0) -> str | None:
+    refusal = key.refusal(now, unix_s)
+    return None if refusal is None else refusal.body.decode().split('"code":"')[1].split('"')[0]
+
+
+def test_a_key_without_limits_has_nothing_to_be_asked() -> None:
+    assert not live().limited
+    for limits in (
+        {"requests_per_minute": 1},
+        {"tokens_per_minute": 1},
+        {"max_concurrency": 1},
+        {"spend_limit_usd": 0.0},
+    ):
+        assert live(**limits).limited
+
+
+def test_requests_a_minute() -> None:
+    key = live(requests_per_minute=2)
+    for _ in range(2):
+        assert code(key) is None
+        key.take(0.0)
+    refusal = key.refusal(0.0, 0.0)
+    assert refusal is not None
+    assert refusal.status == 429
+    assert b"retry-after: 30\r\n" in refusal.lines
+    assert b"x-ratelimit-limit-requests: 2\r\nx-ratelimit-remaining-requests: 0\r\n" in refusal.lines
+    assert b'"type":"rate_limit_error"' in refusal.body
+    assert code(key, 30.0) is None
+    assert key.rejected == {"requests_per_minute": 1}
+
+
+def test_tokens_are_charged_when_they_are_known_and_an_overdrawn_key_waits() -> None:
+    key = live(tokens_per_minute=100)
+    assert code(key) is None
+    key.used(150, 50, 0.0)
+    assert code(key) == "tokens_per_minute"
+    assert b"x-ratelimit-remaining-tokens: 0\r\n" in key.lines(0.0)
+    assert code(key, 61.0) is None
+    assert (key.prompt_tokens, key.completion_tokens) == (150, 50)
+
+
+def test_a_key_above_its_spending_gets_openais_insufficient_quota_until_the_window_ends() -> None:
+    key = live(spend_limit_usd=1.0, spend_window_s=DAY)
+    key.spent.add(1.0, 0.0, 10 * DAY)
+    refusal = key.refusal(0.0, 11 * DAY - 60)
+    assert refusal is not None
+    assert b'"code":"insufficient_quota"' in refusal.body
+    assert b'"hint"' in refusal.body
+    assert b"retry-after: 60\r\n" in refusal.lines
+    assert code(key, 0.0, 11 * DAY) is None
+
+
+def test_new_limits_do_not_forget_what_was_used_and_a_new_key_begins_anew() -> None:
+    guard = Guard()
+    old = KeySettings("alice", sha256_hex("a"), requests_per_minute=1)
+    guard.configure([old], open_door=False, now=0.0)
+    key = guard.find(b"a")
+    assert key is not None
+    key.take(0.0)
+    guard.configure([KeySettings("bob", sha256_hex("a"), requests_per_minute=1)], open_door=False, now=0.0)
+    assert guard.find(b"a") is key
+    assert key.settings.name == "bob"
+    assert code(key) == "requests_per_minute"
+    guard.configure([KeySettings("bob", sha256_hex("b"))], open_door=False, now=0.0)
+    assert guard.find(b"a") is None, "also not from memory"
+    assert guard.find(b"b") is not key
+
+
+def test_what_a_key_used_survives_a_restart_also_while_it_is_not_configured() -> None:
+    first, second, third = Guard(), Guard(), Guard()
+    keys = [KeySettings("alice", sha256_hex("a"))]
+    first.configure(keys, open_door=True, now=0.0)
+    key = first.find(b"a")
+    assert key is not None
+    key.used(3, 4, 0.0)
+    key.spent.add(2.0, 1.0, 5.0)
+    second.recall(first.learned())
+    third.configure(keys, open_door=True, now=0.0)
+    third.recall(second.learned())
+    assert third.learned() == first.learned()
+    assert sha256_hex("a") not in str(first.learned()), "half of a hash names it well enough"
+
+
+def test_the_two_lists_of_hashes_and_the_list_of_keys_are_one() -> None:
+    a, b, c = (sha256_hex(k) for k in "abc")
+    settings = parse_settings(
+        {
+            "api_key_sha256": [a, b],
+            "admin_key_sha256": [c],
+            "keys": [{"name": "alice", "sha256": b, "requests_per_minute": 5}],
+        }
+    )
+    assert [(k.name, k.role) for k in settings.all_keys] == [
+        ("alice", "client"),
+        (f"admin-{c[:8]}", "admin"),
+        (f"key-{a[:8]}", "client"),
+    ]
+    assert parse_settings(to_json(settings, mask=True)) == settings
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({}, "must be a list"),
+        ([3], "not a set of keys"),
+        ([{"name": "a"}], "has no 'sha256'"),
+        ([{"name": "a", "sha256": "my-secret-key"}], "no SHA-256"),
+        ([{"name": "a b", "sha256": "0" * 64}], "can't name a key"),
+        ([{"name": "a", "sha256": "0" * 64, "rpm": 3}], "unknown key 'rpm'"),
+        ([{"name": "a", "sha256": "0" * 64, "role": "root"}], "unknown role"),
+        ([{"name": "a", "sha256": "0" * 64, "spend_limit_usd": -1}], "dollars"),
+        ([{"name": "a", "sha256": "0" * 64, "spend_limit_usd": float("nan")}], "dollars"),
+        ([{"name": "a", "sha256": "0" * 64, "spend_window_s": 0}], "seconds"),
+        ([{"name": "a", "sha256": "0" * 64, "max_concurrency": True}], "whole number"),
+        ([{"name": "a", "sha256": "0" * 64}, {"name": "a", "sha256": "1" * 64}], "two keys are named"),
+        ([{"name": "a", "sha256": "0" * 64}, {"name": "b", "sha256": "0" * 64}], "listed twice"),
+        ([{"name": f"k{i}", "sha256": f"{i:064x}"} for i in range(1001)], "more than 1000"),
+    ],
+)
+def test_a_bad_key_is_refused_without_showing_it(keys: object, words: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_keys("keys", keys)
+    assert words in caught.value.message
+    assert "my-secret-key" not in caught.value.message + caught.value.hint
+
+
+def entry(**limits: Any) -> list[dict[str, Any]]:
+    return [{"name": "alice", "sha256": sha256_hex(KEY), **limits}]
+
+
+async def test_over_the_wire_a_rate_limit_is_a_429_that_says_when_to_come_back(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    backend = await start_backend()
+    router = await start_router(backend, api_key_sha256=[], keys=entry(requests_per_minute=2))
+    answers = [await router.complete() for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    refused = answers[2]
+    assert refused.json()["error"]["type"] == "rate_limit_error"
+    assert 1 <= int(refused.headers["retry-after"]) <= 30
+    assert refused.headers["x-ratelimit-limit-requests"] == "2"
+    assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+    assert refused.headers["x-ratelimit-reset-requests"]
+    assert refused.headers["x-request-id"]
+    assert len(backend.seen) == 2
+    assert (await router.client.get("/router/stats")).status_code == 200, "the control plane is not limited"
+
+
+async def test_over_the_wire_a_keys_own_concurrency_counts_those_that_wait_too(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    release = asyncio.Event()
+
+    async def hold(wire: Wire, seen: Seen) -> None:
+        await release.wait()
+        await wire.json({"ok": True})
+
+    router = await start_router(
+        await start_backend(hold), api_key_sha256=[], keys=entry(max_concurrency=2), max_concurrency=1
+    )
+    tasks = [asyncio.create_task(router.complete()) for _ in range(2)]
+    await until(lambda: router.router.core.admission.waiting == 1)
+    refused = await router.complete()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "key_concurrency")
+    release.set()
+    assert [answer.status_code for answer in await asyncio.gather(*tasks)] == [200, 200]
+    assert (await router.complete()).status_code == 200
+    assert [key.in_flight for key in router.router.core.guard] == [0]
