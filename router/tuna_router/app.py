@@ -14,6 +14,7 @@ from tuna_router.auth import Role, key_of
 from tuna_router.core import Core
 from tuna_router.dataplane.admit import admit, unauthorized
 from tuna_router.dataplane.client import ClientConnection, Handler
+from tuna_router.dataplane.event_stream import EventStream
 from tuna_router.dataplane.exchange import Exchange
 from tuna_router.dataplane.headers import own_lines, request_id_of
 from tuna_router.dataplane.queued import full, queued
@@ -62,9 +63,9 @@ class Router:
         await self.core.upstream.aclose()
         self.core.wheel.stop()
 
-    async def configure(self, settings: Settings) -> None:
+    async def configure(self, settings: Settings, *, save: bool = True) -> None:
         """Change the configuration. Raises SettingsError when it can't be saved."""
-        self.core.configure(settings)
+        self.core.configure(settings, save=save)
         async with self._configure_lock:
             await self._watchers.follow(self.core.fleet.spots)
 
@@ -75,6 +76,8 @@ class Router:
             path = head.plain_path
             if path == b"/router/health":
                 return self._health(client, head)
+            if path == b"/router/events":
+                return self._events(client, head)
             if path in (b"/metrics", b"/router") or path.startswith(b"/router/"):
                 return self._control_plane(client, head, path)
         core = self.core
@@ -120,6 +123,13 @@ class Router:
         return refuse(
             client, head, Refusal(200, json.dumps(health(self.core)).encode(), b"cache-control: no-store\r\n")
         )
+
+    def _events(self, client: ClientConnection, head: RequestHead) -> Handler | None:
+        key = key_of(head.special)
+        if self.core.guard.role(key) < Role.CLIENT:
+            self.core.meter.unauthorized += 1
+            return refuse(client, head, unauthorized(key is not None))
+        return EventStream(self.core.events, client, head)
 
     def _control_plane(self, client: ClientConnection, head: RequestHead, path: bytes) -> Handler | None:
         core, key = self.core, key_of(head.special)

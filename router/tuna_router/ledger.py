@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from tuna_router.keys import LiveKey
@@ -14,9 +14,10 @@ _MOST_MODELS: Final = 200
 
 
 class Ledger:
-    """The cost of every backend that there is or was, by name."""
+    """The cost of every backend that there is or was, by name. `clock` is the one of every `now` here."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self.backends: dict[str, BackendCost] = {}
         self.models = Labelled(_MOST_MODELS)
         self._kept: dict[str, Mapping[str, Any]] = {}
@@ -62,13 +63,15 @@ class Ledger:
             total += each
         return total
 
-    def advance(self, now: float) -> None:
+    def advance(self) -> None:
         """Count every backend's time up to now."""
+        now = self._clock()
         for cost in self.backends.values():
             cost.advance(now)
 
     def learned(self) -> dict[str, Any]:
         """What survives a restart."""
+        self.advance()
         return {
             "backends": {**self._kept, **{name: cost.learned() for name, cost in self.backends.items()}},
             "models": {labels[0]: usd for labels, usd in self.models},

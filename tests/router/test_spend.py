@@ -97,7 +97,7 @@ def test_a_window_begins_anew_at_midnight_and_not_when_a_limit_is_reached() -> N
 
 def test_a_request_is_charged_to_its_key_and_model_and_all_of_it_survives_a_restart() -> None:
     backends = (BackendSettings("a", Kind.SPOT, "http://a", price_per_hour_usd=3600.0),)
-    ledger, key = Ledger(), LiveKey(KeySettings("k", "00" * 32), 0.0)
+    ledger, key = Ledger(lambda: 5.0), LiveKey(KeySettings("k", "00" * 32), 0.0)
     ledger.configure(backends, 0.0)
     ledger.billed("a", True, 0.0)
     running = ledger.begin("a", 2.0)
@@ -105,7 +105,7 @@ def test_a_request_is_charged_to_its_key_and_model_and_all_of_it_survives_a_rest
     assert ledger.close(running, 5.0, 1000.0, key, "m") == 3.0
     assert key.spent.in_window(1000.0) == 3.0
     assert ledger.backends["a"].idle_usd == 2.0
-    again, key_again = Ledger(), LiveKey(KeySettings("k", "00" * 32), 0.0)
+    again, key_again = Ledger(lambda: 100.0), LiveKey(KeySettings("k", "00" * 32), 0.0)
     again.recall(ledger.learned())
     again.configure(backends, 100.0)
     key_again.recall(key.learned())
@@ -115,7 +115,7 @@ def test_a_request_is_charged_to_its_key_and_model_and_all_of_it_survives_a_rest
 
 
 def test_models_that_clients_make_up_do_not_fill_the_memory() -> None:
-    ledger = Ledger()
+    ledger = Ledger(lambda: 0.0)
     ledger.configure((BackendSettings("a", Kind.SPOT, "http://a", price_per_hour_usd=3600.0),), 0.0)
     for number in range(1000):
         ledger.close(ledger.begin("a", number), number + 1.0, 0.0, None, f"m{number}")
