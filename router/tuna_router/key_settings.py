@@ -16,6 +16,8 @@ ROLES: Final = ("client", "admin")
 MOST_KEYS: Final = 1000
 """Every one of them is compared with a key that was not seen before, and is a row of `/metrics`."""
 DAY_S: Final = 86400.0
+ANYONE: Final = "anyone"
+"""The name under which requests without a key are counted where the door is open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def key_to_json(key: KeySettings) -> dict[str, Any]:
 
 
 def _name(key: str, value: object) -> str:
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
+    if not isinstance(value, str) or not _NAME.fullmatch(value) or value == ANYONE:
         raise SettingsError(f"{value!r} can't name a key", "use letters, digits, '.', '_', '@' and '-'")
     return value
 

@@ -11,17 +11,14 @@ import hashlib
 import hmac
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any
 
 from tuna_router.auth import Role
 from tuna_router.bucket import Bucket
 from tuna_router.envelope import error_body
-from tuna_router.key_settings import KeySettings
+from tuna_router.key_settings import ANYONE, KeySettings
 from tuna_router.refusal import Refusal
 from tuna_router.spend import Spent
-
-ANYONE: Final = "anyone"
-"""The name under which requests without a key are counted where the door is open."""
 
 
 class LiveKey:

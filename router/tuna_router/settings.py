@@ -91,8 +91,8 @@ class Settings:
         admins = set(self.admin_key_sha256)
         return (
             *self.keys,
-            *(KeySettings(f"admin-{h[:8]}", h, "admin") for h in self.admin_key_sha256 if h not in named),
-            *(KeySettings(f"key-{h[:8]}", h) for h in self.api_key_sha256 if h not in named | admins),
+            *(KeySettings(f"admin:{h[:12]}", h, "admin") for h in self.admin_key_sha256 if h not in named),
+            *(KeySettings(f"key:{h[:12]}", h) for h in self.api_key_sha256 if h not in named | admins),
         )
 
 
@@ -183,6 +183,22 @@ def to_json(settings: Settings, *, mask: bool) -> dict[str, Any]:
         else:
             shown[item.name] = list(value) if isinstance(value, tuple) else value
     return shown
+
+
+def keep_a_way_in(before: Settings, after: Settings, *, open_door: bool) -> None:
+    """Raises SettingsError where a change over the network would lock everyone out, or let everyone in."""
+    if not open_door and not after.all_keys:
+        raise SettingsError("this would remove the last key", "keep at least one hash")
+    if _has_admin(before) and not _has_admin(after):
+        # Without an admin key, client keys are admins.
+        raise SettingsError(
+            "this would remove the last admin key, and make every client an admin",
+            "add another admin key first, or edit the file and send SIGHUP",
+        )
+
+
+def _has_admin(settings: Settings) -> bool:
+    return any(key.role == "admin" for key in settings.all_keys)
 
 
 def backend_to_json(backend: BackendSettings, *, mask: bool) -> dict[str, Any]:

@@ -117,8 +117,8 @@ def test_the_two_lists_of_hashes_and_the_list_of_keys_are_one() -> None:
     )
     assert [(k.name, k.role) for k in settings.all_keys] == [
         ("alice", "client"),
-        (f"admin-{c[:8]}", "admin"),
-        (f"key-{a[:8]}", "client"),
+        (f"admin:{c[:12]}", "admin"),
+        (f"key:{a[:12]}", "client"),
     ]
     assert parse_settings(to_json(settings, mask=True)) == settings
 
