@@ -84,6 +84,7 @@ class Router:
         key = key_of(head.special)
         request_id = request_id_of(head.special.get(b"x-request-id"))
         if head.length is not None and head.length > core.settings.body_limit_bytes:
+            core.counts.refused.add(("body_too_large",))
             body = error_body("The request's body is too large.", "invalid_request_error", "body_too_large")
             client.answer(413, body, own_lines(b"", 0, request_id))
             return None
@@ -104,6 +105,7 @@ class Router:
 
         def give_up(refusal: Refusal) -> None:
             core.meter.rejected += 1
+            core.events.publish_seldom("limit", "", {"key": None, "reason": "queue_timeout"})
             refusal = _with_own_lines(refusal, request_id)
             client.answer(refusal.status, refusal.body, refusal.lines)
 
@@ -112,6 +114,7 @@ class Router:
         if handler is None:
             core.meter.rejected += 1
             core.counts.refused.add(("concurrency_limit",))
+            core.events.publish_seldom("limit", "", {"key": None, "reason": "concurrency_limit"})
             return refuse(client, head, _with_own_lines(full(core), request_id))
         live.enter()
         return handler

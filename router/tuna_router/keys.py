@@ -33,6 +33,7 @@ class LiveKey:
         "_tokens",
         "completion_tokens",
         "in_flight",
+        "last_reason",
         "limited",
         "prompt_tokens",
         "rejected",
@@ -48,6 +49,8 @@ class LiveKey:
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.rejected: dict[str, int] = {}
+        self.last_reason = ""
+        """Why a request was refused last; empty when none was."""
         self.spent = Spent(settings.spend_window_s)
         self._requests: Bucket | None = None
         self._tokens: Bucket | None = None
@@ -119,6 +122,7 @@ class LiveKey:
 
     def reject(self, reason: str) -> None:
         """Count a request that was refused."""
+        self.last_reason = reason
         self.rejected[reason] = self.rejected.get(reason, 0) + 1
 
     def learned(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from tuna_router.errors import SettingsError
 from tuna_router.key_settings import KeySettings, parse_keys
 from tuna_router.keys import Guard, LiveKey
 from tuna_router.settings import parse_settings, to_json
+from tuna_router.state import load
 
 from .backends import Seen, Wire
 from .conftest import KEY, StartBackend, StartRouter, until
@@ -168,7 +170,18 @@ async def test_over_the_wire_a_rate_limit_is_a_429_that_says_when_to_come_back(
     assert refused.headers["x-ratelimit-reset-requests"]
     assert refused.headers["x-request-id"]
     assert len(backend.seen) == 2
-    assert (await router.client.get("/router/stats")).status_code == 200, "the control plane is not limited"
+    stats = await router.client.get("/router/stats")
+    assert stats.status_code == 200, "the control plane is not limited"
+    assert stats.json()["rejected_by_reason"] == {"requests_per_minute": 1}
+    events = await router.client.send(
+        router.client.build_request("GET", "/router/events", headers={"last-event-id": "0"}), stream=True
+    )
+    text = ""
+    async for piece in events.aiter_text():
+        text += piece
+        if '"key":"alice","reason":"requests_per_minute"' in text:
+            break
+    await events.aclose()
 
 
 async def test_over_the_wire_a_keys_own_concurrency_counts_those_that_wait_too(
@@ -191,3 +204,76 @@ async def test_over_the_wire_a_keys_own_concurrency_counts_those_that_wait_too(
     assert [answer.status_code for answer in await asyncio.gather(*tasks)] == [200, 200]
     assert (await router.complete()).status_code == 200
     assert [key.in_flight for key in router.router.core.guard] == [0]
+
+
+async def test_a_key_that_the_router_makes_is_shown_once_works_at_once_and_is_in_the_file_as_a_hash(
+    start_backend: StartBackend, start_router: StartRouter, tmp_path: Path
+) -> None:
+    path = tmp_path / "router.json"
+    router = await start_router(await start_backend(), save_to=path)
+    made = await router.client.post("/router/keys", json={"name": "bob", "requests_per_minute": 5})
+    assert made.status_code == 201
+    key = made.json()["key"]
+    assert len(key) > 40
+    as_bob = {"authorization": f"Bearer {key}"}
+    assert (await router.client.get("/v1/x", headers=as_bob)).status_code == 200
+    shown = (await router.client.get("/router/keys")).json()["keys"]
+    assert [(k["name"], k["role"], k["started"]) for k in shown if k["name"] == "bob"] == [("bob", "client", 1)]
+    for text in (path.read_text(), (await router.client.get("/router/keys")).text):
+        assert key not in text
+        assert sha256_hex(key) in text
+    assert load(path) == router.router.core.settings
+    assert (await router.client.delete("/router/keys/bob")).json() == {"deleted": "bob"}
+    assert (await router.client.get("/v1/x", headers=as_bob)).status_code == 401
+    assert load(path).keys == ()
+
+
+async def test_a_key_is_rotated_without_a_restart(start_backend: StartBackend, start_router: StartRouter) -> None:
+    router = await start_router(await start_backend())
+    post, delete = router.client.post, router.client.delete
+    given = {"name": "next", "sha256": sha256_hex("next"), "role": "admin"}
+    assert (await post("/router/keys", json=given)).json()["key"] is None
+    old = f"key:{sha256_hex(KEY)[:12]}"
+    as_next = {"authorization": "Bearer next"}
+    assert (await delete(f"/router/keys/{old}", headers=as_next)).status_code == 200
+    assert (await router.complete()).status_code == 401
+    assert (await router.client.get("/router/keys", headers=as_next)).status_code == 200
+
+
+async def test_nobody_locks_himself_out(start_router: StartRouter) -> None:
+    router = await start_router()
+    own = f"key:{sha256_hex(KEY)[:12]}"
+    refused = await router.client.delete(f"/router/keys/{own}")
+    assert refused.status_code == 409
+    assert "you are using" in refused.json()["error"]["message"]
+    for number in (1, 2):
+        given = {"name": f"admin{number}", "sha256": sha256_hex(f"admin{number}"), "role": "admin"}
+        # The second by the first: from then on client keys administrate no more.
+        headers = {"authorization": "Bearer admin1"} if number == 2 else {}
+        assert (await router.client.post("/router/keys", json=given, headers=headers)).status_code == 201
+    assert (await router.client.get("/router/keys")).status_code == 403
+    as_admin = {"authorization": "Bearer admin1"}
+    assert (await router.client.delete("/router/keys/admin2", headers=as_admin)).status_code == 200
+    assert (await router.client.delete("/router/keys/admin1", headers=as_admin)).status_code == 409
+    emptied = await router.client.post("/router/config", json={"keys": []}, headers=as_admin)
+    assert emptied.status_code == 422
+    assert "every client an admin" in emptied.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"name": "a b"}, 422),
+        ({"name": "alice", "limit": 3}, 422),
+        ({}, 422),
+        ({"name": f"key:{sha256_hex(KEY)[:12]}"}, 422),
+        ({"name": "x", "sha256": sha256_hex(KEY)}, 409),
+        ({"name": "x", "sha256": "key in clear"}, 422),
+    ],
+)
+async def test_a_bad_key_is_refused_over_the_wire(start_router: StartRouter, body: Any, status: int) -> None:
+    router = await start_router()
+    before = router.router.core.settings
+    assert (await router.client.post("/router/keys", json=body)).status_code == status
+    assert router.router.core.settings is before
+    assert (await router.client.delete("/router/keys/nobody")).status_code == 404

@@ -32,6 +32,8 @@ def admit(core: Core, key: bytes | None) -> Ticket | LiveKey | Refusal:
         refusal = live.refusal(now, core.meter.wall())
         if refusal is not None:
             core.meter.rejected += 1
+            name = live.settings.name
+            core.events.publish_seldom("limit", name, {"key": name, "reason": live.last_reason})
             return refusal
         live.take(now)
     ticket = core.admission.enter(live)
