@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from tuna_router import state
 from tuna_router.access_log import AccessLog
 from tuna_router.admission import Admission
+from tuna_router.backend_urls import is_metadata_service
 from tuna_router.counts import Counts
 from tuna_router.dataplane.upstream import Upstream
 from tuna_router.dataplane.wheel import Wheel
@@ -23,6 +25,7 @@ from tuna_router.snapshot import Snapshots
 from tuna_router.spot import SpotState
 from tuna_router.totals import Totals
 
+_log = logging.getLogger("tuna_router")
 _KEPT_CHANGES = 200
 
 
@@ -88,6 +91,9 @@ class Core:
 
     def _take(self, settings: Settings) -> None:
         self.settings = settings
+        for item in settings.backends:
+            if is_metadata_service(item.url):
+                _log.warning("backend %s is a metadata service: it has this machine's credentials", item.name)
         now = self.meter.clock()
         self.guard.configure(settings.all_keys, open_door=self.open_door, now=now)
         self.ledger.configure(settings.backends, now)

@@ -9,6 +9,7 @@ import ipaddress
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from tuna_router.app import Router
 from tuna_router.dataplane.client import ClientConnection
+from tuna_router.envelope import error_body
 from tuna_router.errors import RouterError
 from tuna_router.learned import state_file
 from tuna_router.settings import Settings
@@ -28,6 +30,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 BACKLOG = 4096
 _LAST_WORD_S = 1.0
 _LOOK_S = 0.02
+_MOST_FILES = 1 << 18
+_OTHER_FILES = 100
+_FEWEST_CONNECTIONS = 64
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -66,6 +71,30 @@ def _is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
+def most_connections() -> int:
+    """How many clients may be connected: half of the files that this process may have open, since a request
+    has a connection on either side. Raises the soft limit to the hard one first, as most servers do."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return max((soft - _OTHER_FILES) // 2, _FEWEST_CONNECTIONS)
+
+
+class _TooMany(asyncio.Protocol):
+    """A connection above the limit: told so and closed, before it asks anything."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio's."""
+        assert isinstance(transport, asyncio.WriteTransport)
+        body = error_body("The router has its limit of connections.", "rate_limit_error", "connection_limit")
+        head = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
+        transport.write(b"%bcontent-length: %d\r\nconnection: close\r\n\r\n%b" % (head, len(body), body))
+        transport.close()
+
+
 class Server:
     """Accepts connections until told to stop; then lets finish what runs, for a while.
 
@@ -81,6 +110,7 @@ class Server:
         self._before_stop = before_stop
         self._stop = asyncio.Event()
         self._stop_at_once = asyncio.Event()
+        self.most_connections = most_connections()
         self.connections: set[ClientConnection] = set()
 
     def stop(self) -> None:
@@ -92,9 +122,14 @@ class Server:
     async def serve(self, sock: socket.socket) -> None:
         """Serve until stopped."""
         wheel, begin, connections = self._router.core.wheel, self._router.begin, self.connections
-        listening = await asyncio.get_running_loop().create_server(
-            lambda: ClientConnection(wheel, begin, connections), sock=sock, backlog=BACKLOG
-        )
+        most = self.most_connections
+
+        def accept() -> asyncio.Protocol:
+            if len(connections) >= most:
+                return _TooMany()
+            return ClientConnection(wheel, begin, connections)
+
+        listening = await asyncio.get_running_loop().create_server(accept, sock=sock, backlog=BACKLOG)
         try:
             await self._stop.wait()
         finally:
