@@ -51,7 +51,7 @@ class Core:
         self.totals = Totals(self.meter)
         self.counts = Counts()
         self.guard = Guard()
-        self.ledger = Ledger(clock)
+        self.ledger = Ledger(clock, wall)
         self.admission = Admission(settings.max_concurrency, settings.max_queue)
         self.meter.changes = Changes(self._state_changed, maxlen=_KEPT_CHANGES)
         self.fleet = Fleet(self.meter)

@@ -146,8 +146,11 @@ class LiveKey:
 
     def _refuse(self, code: str, message: str, wait_s: float, now: float, hint: str | None = None) -> Refusal:
         self.reject(code)
-        kind = "insufficient_quota" if code == "insufficient_quota" else "rate_limit_error"
         after = b"retry-after: %d\r\n" % max(math.ceil(wait_s), 1)
+        kind = "rate_limit_error"
+        if code == "insufficient_quota":
+            kind = code
+            after += b"x-should-retry: false\r\n"  # OpenAI's clients try every other 429 again
         return Refusal(429, error_body(message, kind, code, hint=hint), after + self.lines(now))
 
 

@@ -14,10 +14,14 @@ _MOST_MODELS: Final = 200
 
 
 class Ledger:
-    """The cost of every backend that there is or was, by name. `clock` is the one of every `now` here."""
+    """The cost of every backend that there is or was, by name.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    `clock` is the one of every `now` here, `wall` is unix time.
+    """
+
+    def __init__(self, clock: Callable[[], float], wall: Callable[[], float]) -> None:
         self._clock = clock
+        self._wall = wall
         self.backends: dict[str, BackendCost] = {}
         self.models = Labelled(_MOST_MODELS)
         self._kept: dict[str, Mapping[str, Any]] = {}
@@ -38,11 +42,13 @@ class Ledger:
         """A request begins on a backend."""
         return self.backends[backend].begin(now)
 
-    def close(self, running: Running, now: float, unix_s: float, key: LiveKey | None, model: str = "") -> float:
+    def close(self, running: Running, now: float, key: LiveKey | None, model: str = "") -> float:
         """It ended, with `now` on the router's clock: its dollars, charged to its key and model."""
         usd, unpriced_s = running.close(now)
         if key is not None:
-            key.spent.add(usd, unpriced_s, unix_s)
+            key.spent.unpriced_s += unpriced_s
+            if usd:
+                key.spent.add(usd, self._wall())
         if usd and model:
             self.models.add((model,), usd)
         return usd

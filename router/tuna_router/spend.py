@@ -140,12 +140,10 @@ class Spent:
         self._window = 0.0
         self._in_window_usd = 0.0
 
-    def add(self, usd: float, unpriced_s: float, unix_s: float) -> None:
-        """Count one request's share."""
+    def add(self, usd: float, unix_s: float) -> None:
+        """Count one request's share; its seconds of unknown price are added to `unpriced_s`."""
         self.total_usd += usd
-        self.unpriced_s += unpriced_s
-        if usd:
-            self._in_window_usd = self.in_window(unix_s) + usd
+        self._in_window_usd = self.in_window(unix_s) + usd
 
     def in_window(self, unix_s: float) -> float:
         """Dollars in the window that `unix_s` is in."""

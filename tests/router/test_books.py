@@ -120,7 +120,7 @@ class Books(RuleBasedStateMachine):
             return
         life.attempt.close(outcome)
         life.attempt.close(Outcome.FAILED)
-        self.paid += self.core.ledger.close(life.share, self.now, self.now, self.key, "m")
+        self.paid += self.core.ledger.close(life.share, self.now, self.key, "m")
         assert life.share.close(self.now) == (0.0, 0.0)
 
     @invariant()

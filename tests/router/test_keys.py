@@ -68,12 +68,13 @@ def test_tokens_are_charged_when_they_are_known_and_an_overdrawn_key_waits() -> 
 
 def test_a_key_above_its_spending_gets_openais_insufficient_quota_until_the_window_ends() -> None:
     key = live(spend_limit_usd=1.0, spend_window_s=DAY)
-    key.spent.add(1.0, 0.0, 10 * DAY)
+    key.spent.add(1.0, 10 * DAY)
     refusal = key.refusal(0.0, 11 * DAY - 60)
     assert refusal is not None
     assert b'"code":"insufficient_quota"' in refusal.body
     assert b'"hint"' in refusal.body
     assert b"retry-after: 60\r\n" in refusal.lines
+    assert b"x-should-retry: false\r\n" in refusal.lines, "OpenAI's clients try 429 again unless told not to"
     assert code(key, 0.0, 11 * DAY) is None
 
 
@@ -100,7 +101,7 @@ def test_what_a_key_used_survives_a_restart_also_while_it_is_not_configured() ->
     key = first.find(b"a")
     assert key is not None
     key.used(3, 4, 0.0)
-    key.spent.add(2.0, 1.0, 5.0)
+    key.spent.add(2.0, 5.0)
     second.recall(first.learned())
     third.configure(keys, open_door=True, now=0.0)
     third.recall(second.learned())

@@ -122,7 +122,7 @@ async def test_totals_and_spending_of_a_router_survive_it(
     assert alice is not None
     now = first.core.meter.clock()
     share = first.core.ledger.begin("a", now)
-    first.core.ledger.close(share, now + 2.0, 1000.0, alice, "m")
+    first.core.ledger.close(share, now + 2.0, alice, "m")
     state_file(first.core, path).save()
     state_file(running.router.core, tmp_path / "other.json").save()
     for secret in (KEY, sha256_hex(KEY)):

@@ -86,7 +86,7 @@ def whole(router: Router) -> str:
     key.reject("requests_per_minute")
     key.enter()
     key.used(3, 4, now)
-    core.ledger.close(share, now + 2.0, 0.0, key, 'a "model"\n\\')
+    core.ledger.close(share, now + 2.0, key, 'a "model"\n\\')
     body, kind = exposition(core)
     assert kind.startswith("text/plain")
     return body.decode()
@@ -146,7 +146,7 @@ async def test_an_unknown_price_is_missing_and_not_nothing() -> None:
     running = core.ledger.begin("unpriced", now)
     found = families(exposition(core)[0].decode())
     assert value(found, "tuna_router_usd_per_hour", backend="unpriced") is None
-    core.ledger.close(running, now + 3.0, 0.0, None)
+    core.ledger.close(running, now + 3.0, None)
     found = families(exposition(core)[0].decode())
     assert value(found, "tuna_router_unpriced_seconds", backend="unpriced") == 3.0
 

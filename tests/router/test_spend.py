@@ -88,7 +88,7 @@ def test_an_unknown_price_is_counted_in_seconds_and_never_as_nothing() -> None:
 
 def test_a_window_begins_anew_at_midnight_and_not_when_a_limit_is_reached() -> None:
     spent = Spent(86400.0)
-    spent.add(3.0, 0.0, 86400.0 * 10 + 5)
+    spent.add(3.0, 86400.0 * 10 + 5)
     assert spent.in_window(86400.0 * 11 - 1) == 3.0
     assert spent.window_ends_in(86400.0 * 11 - 60) == 60
     assert spent.in_window(86400.0 * 11) == 0.0
@@ -97,15 +97,15 @@ def test_a_window_begins_anew_at_midnight_and_not_when_a_limit_is_reached() -> N
 
 def test_a_request_is_charged_to_its_key_and_model_and_all_of_it_survives_a_restart() -> None:
     backends = (BackendSettings("a", Kind.SPOT, "http://a", price_per_hour_usd=3600.0),)
-    ledger, key = Ledger(lambda: 5.0), LiveKey(KeySettings("k", "00" * 32), 0.0)
+    ledger, key = Ledger(lambda: 5.0, lambda: 1000.0), LiveKey(KeySettings("k", "00" * 32), 0.0)
     ledger.configure(backends, 0.0)
     ledger.billed("a", True, 0.0)
     running = ledger.begin("a", 2.0)
     assert ledger.per_hour_usd(backends) == 3600.0
-    assert ledger.close(running, 5.0, 1000.0, key, "m") == 3.0
+    assert ledger.close(running, 5.0, key, "m") == 3.0
     assert key.spent.in_window(1000.0) == 3.0
     assert ledger.backends["a"].idle_usd == 2.0
-    again, key_again = Ledger(lambda: 100.0), LiveKey(KeySettings("k", "00" * 32), 0.0)
+    again, key_again = Ledger(lambda: 100.0, lambda: 1000.0), LiveKey(KeySettings("k", "00" * 32), 0.0)
     again.recall(ledger.learned())
     again.configure(backends, 100.0)
     key_again.recall(key.learned())
@@ -115,10 +115,10 @@ def test_a_request_is_charged_to_its_key_and_model_and_all_of_it_survives_a_rest
 
 
 def test_models_that_clients_make_up_do_not_fill_the_memory() -> None:
-    ledger = Ledger(lambda: 0.0)
+    ledger = Ledger(lambda: 0.0, lambda: 1000.0)
     ledger.configure((BackendSettings("a", Kind.SPOT, "http://a", price_per_hour_usd=3600.0),), 0.0)
     for number in range(1000):
-        ledger.close(ledger.begin("a", number), number + 1.0, 0.0, None, f"m{number}")
+        ledger.close(ledger.begin("a", number), number + 1.0, None, f"m{number}")
     values = dict(ledger.models)
     assert len(values) == 201
     assert sum(values.values()) == pytest.approx(1000)
