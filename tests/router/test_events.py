@@ -48,11 +48,6 @@ class Listening:
         await until(lambda: any(matches(data) for _, _, data in self.events(kind)), 10)
         return next(data for _, _, data in self.events(kind) if matches(data))
 
-    async def end(self) -> None:
-        """Until the router ends it."""
-        async with asyncio.timeout(5):
-            await self._task
-
     async def close(self) -> None:
         self._task.cancel()
         await asyncio.wait((self._task,))
@@ -144,16 +139,6 @@ async def test_a_reader_that_does_not_read_loses_events_and_is_told_and_costs_no
     assert dropped + len([1 for _, kind, _ in got if kind == "note"]) == sent
     sock.close()
     await until(lambda: not hub.listeners)
-
-
-async def test_a_listener_does_not_hold_a_stopping_router_up(
-    start_backend: StartBackend, start_router: StartRouter
-) -> None:
-    router = await start_router(await start_backend())
-    events = await listen(router)
-    await events.until("snapshot")
-    router.server.stop()
-    await events.end()  # a clean end: the last chunk was there
 
 
 async def test_a_client_key_may_read_and_nobody_else(

@@ -94,6 +94,13 @@ def test_new_limits_do_not_forget_what_was_used_and_a_new_key_begins_anew() -> N
     assert guard.find(b"b") is not key
 
 
+def test_a_hash_that_differs_in_one_bit_is_another_key() -> None:
+    guard, digest = Guard(), int(sha256_hex("a"), 16)
+    for bit in (0, 1, 7, 128, 255):
+        guard.configure([KeySettings("alice", f"{digest ^ (1 << bit):064x}")], open_door=False, now=0.0)
+        assert guard.find(b"a") is None
+
+
 def test_what_a_key_used_survives_a_restart_also_while_it_is_not_configured() -> None:
     first, second, third = Guard(), Guard(), Guard()
     keys = [KeySettings("alice", sha256_hex("a"))]

@@ -60,6 +60,23 @@ async def test_what_is_to_be_done_before_the_end_is_done_while_streams_run_and_n
     await router.stop()
 
 
+async def test_a_reader_of_events_does_not_hold_it_up() -> None:
+    router, sock = Router(Settings(), open_door=True), bind("127.0.0.1", 0)
+    server = Server(router, 600)
+    port = sock.getsockname()[1]
+    await router.start()
+    task = asyncio.create_task(server.serve(sock))
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /router/events HTTP/1.1\r\nhost: x\r\n\r\n")
+    await until(lambda: len(router.core.events.listeners) == 1)
+    server.stop()
+    async with asyncio.timeout(5):
+        assert (await reader.read()).endswith(b"\r\n0\r\n\r\n"), "a clean end"
+        await task
+    writer.close()
+    await router.stop()
+
+
 @pytest.mark.parametrize(("timeout_s", "signals"), [(0.2, 1), (600.0, 2)])
 async def test_what_is_to_be_done_before_the_end_does_not_hold_it_up(timeout_s: float, signals: int) -> None:
     async def forever() -> None:
