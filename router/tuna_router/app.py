@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tuna_router.admission import Ticket
 from tuna_router.asgi import Application, AsgiCall
-from tuna_router.auth import Role, key_of
+from tuna_router.auth import Role
 from tuna_router.core import Core
 from tuna_router.dataplane.admit import admit, unauthorized
 from tuna_router.dataplane.client import ClientConnection, Handler
@@ -23,11 +23,10 @@ from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.envelope import error_body
 from tuna_router.health import health
 from tuna_router.keys import LiveKey
+from tuna_router.meter import SAMPLE_S
 from tuna_router.refusal import Refusal
 from tuna_router.settings import Settings
 from tuna_router.watch import Watchers
-
-_SWEEP_S = 5.0
 
 
 class Router:
@@ -81,27 +80,26 @@ class Router:
             if path in (b"/metrics", b"/router") or path.startswith(b"/router/"):
                 return self._control_plane(client, head, path)
         core = self.core
-        key = key_of(head.special)
         request_id = request_id_of(head.special.get(b"x-request-id"))
-        if head.length is not None and head.length > core.settings.body_limit_bytes:
+        if client.length is not None and client.length > core.settings.body_limit_bytes:
             core.counts.refused.add(("body_too_large",))
             body = error_body("The request's body is too large.", "invalid_request_error", "body_too_large")
             client.answer(413, body, own_lines(b"", 0, request_id))
             return None
-        admitted = admit(core, key)
+        admitted = admit(core, head.key)
         if isinstance(admitted, Refusal):
             return refuse(client, head, _with_own_lines(admitted, request_id))
         if isinstance(admitted, LiveKey):
-            return self._wait(client, head, request_id, key, admitted)
-        return Exchange(core, client, head, request_id=request_id, key=key, ticket=admitted)
+            return self._wait(client, head, request_id, admitted)
+        return Exchange(core, client, head, request_id, admitted)
 
     def _wait(
-        self, client: ClientConnection, head: RequestHead, request_id: bytes, key: bytes | None, live: LiveKey
+        self, client: ClientConnection, head: RequestHead, request_id: bytes, live: LiveKey
     ) -> Handler | None:
         core = self.core
 
         def begin(ticket: Ticket) -> Handler:
-            return Exchange(core, client, head, request_id=request_id, key=key, ticket=ticket)
+            return Exchange(core, client, head, request_id, ticket)
 
         def give_up(refusal: Refusal) -> None:
             core.meter.rejected += 1
@@ -128,14 +126,14 @@ class Router:
         )
 
     def _events(self, client: ClientConnection, head: RequestHead) -> Handler | None:
-        key = key_of(head.special)
+        key = head.key
         if self.core.guard.role(key) < Role.CLIENT:
             self.core.meter.unauthorized += 1
             return refuse(client, head, unauthorized(key is not None))
         return EventStream(self.core.events, client, head)
 
     def _control_plane(self, client: ClientConnection, head: RequestHead, path: bytes) -> Handler | None:
-        core, key = self.core, key_of(head.special)
+        core, key = self.core, head.key
         role = core.guard.role(key)
         needed = Role.CLIENT if path in (b"/metrics", b"/router/stats") else Role.ADMIN
         if role < needed:
@@ -158,7 +156,8 @@ class Router:
 
     def _sweep(self) -> None:
         self.core.upstream.sweep()
-        self._sweeper.set(_SWEEP_S)
+        self.core.meter.sample()
+        self._sweeper.set(SAMPLE_S)
 
 
 def _with_own_lines(refusal: Refusal, request_id: bytes) -> Refusal:

@@ -71,7 +71,7 @@ class AsgiCall:
         answer = _Answer(bytes(self._body))
         try:
             application = await self._load()
-            await application(_scope(self._head), answer.receive, answer.send)
+            await application(_scope(self._head, len(self._body)), answer.receive, answer.send)
         except Exception:  # noqa: BLE001  (whatever it is, the client gets an answer and the log the reason)
             _log.exception("the control plane failed")
             answer.status = 0
@@ -80,7 +80,7 @@ class AsgiCall:
         if not answer.status:
             self._fail(500, "The control plane failed; the router's log says why.")
             return
-        self._client.pass_on(*answer.head(), bytes(answer.body))
+        self._client.send(answer.start(), bytes(answer.body))
 
     def _fail(self, status: int, message: str) -> None:
         self._client.answer(status, error_body(message, "server_error", None))
@@ -108,14 +108,15 @@ class _Answer:
         elif message["type"] == "http.response.body":
             self.body += message.get("body", b"")
 
-    def head(self) -> tuple[bytes, bytes]:
+    def start(self) -> bytes:
         """The first line and the headers, as they are on the wire, without a length."""
         lines = b"".join(b"%b: %b\r\n" % pair for pair in self.headers if pair[0].lower() != b"content-length")
-        return b"HTTP/1.1 %d \r\n" % self.status, lines
+        return b"HTTP/1.1 %d \r\n%b" % (self.status, lines)
 
 
-def _scope(head: RequestHead) -> Message:
+def _scope(head: RequestHead, length: int) -> Message:
     path, _, query = head.target.partition(b"?")
+    headers = [pair for pair in head.headers if pair[0] not in (b"content-length", b"transfer-encoding")]
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -126,7 +127,7 @@ def _scope(head: RequestHead) -> Message:
         "raw_path": path,
         "query_string": query,
         "root_path": "",
-        "headers": head.headers,
+        "headers": [*headers, (b"content-length", b"%d" % length)],
         "client": None,
         "server": None,
     }

@@ -20,6 +20,7 @@ from tuna_router.fleet import Fleet
 from tuna_router.keys import Guard
 from tuna_router.ledger import Ledger, is_billed
 from tuna_router.meter import Meter, StateChange
+from tuna_router.retry import RetryBudget
 from tuna_router.settings import Kind, Settings
 from tuna_router.snapshot import Snapshots
 from tuna_router.spot import SpotState
@@ -47,6 +48,7 @@ class Core:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.open_door = open_door
+        self.clock = clock
         self.meter = Meter(clock, wall)
         self.totals = Totals(self.meter)
         self.counts = Counts()
@@ -55,8 +57,9 @@ class Core:
         self.admission = Admission(settings.max_concurrency, settings.max_queue)
         self.meter.changes = Changes(self._state_changed, maxlen=_KEPT_CHANGES)
         self.fleet = Fleet(self.meter)
+        self.retries = RetryBudget(settings.retry_ratio, settings.retry_burst)
         self.upstream = Upstream()
-        self.wheel = Wheel()
+        self.wheel = Wheel(clock=clock)
         self.events = Events(clock, wall, self.wheel.timer, Snapshots(self).take)
         self.access_log: AccessLog | None = None
         self._save_to = save_to
@@ -97,5 +100,6 @@ class Core:
         now = self.meter.clock()
         self.guard.configure(settings.all_keys, open_door=self.open_door, now=now)
         self.ledger.configure(settings.backends, now)
+        self.retries.ratio, self.retries.burst = settings.retry_ratio, settings.retry_burst
         self.fleet.configure(settings)
         self.admission.resize(settings.max_concurrency, settings.max_queue)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 
 from tuna_router.dataplane.route import Route
-from tuna_router.meter import Mark, Meter, Outcome, StateChange
+from tuna_router.meter import Meter, Outcome, StateChange
 from tuna_router.policy import BackendView
 from tuna_router.settings import BackendSettings, Kind, Settings
 from tuna_router.spot import (
@@ -27,18 +27,24 @@ _log = logging.getLogger("tuna_router.fleet")
 class Attempt:
     """One request at one backend, counted until it is closed; only the first `close` counts."""
 
-    def __init__(self, backend: LiveBackend, mark: Mark, epoch: int) -> None:
-        self.mark = mark
-        self.epoch = epoch
-        self._backend: LiveBackend | None = backend
-        backend.in_flight += 1
+    __slots__ = ("_open", "backend", "began", "epoch", "first_byte_at")
 
-    def close(self, outcome: Outcome) -> None:
+    def __init__(self, backend: LiveBackend, now: float) -> None:
+        self.backend = backend
+        self.began = now
+        self.epoch = backend.machine.epoch if backend.machine is not None else 0
+        self.first_byte_at = 0.0
+        """When the first byte of the body came; 0 before."""
+        self._open = True
+        backend.in_flight += 1
+        backend.tally.begin(now)
+
+    def close(self, outcome: Outcome, now: float) -> None:
         """It ended."""
-        backend, self._backend = self._backend, None
-        if backend is not None:
-            backend.in_flight -= 1
-            self.mark.close(outcome)
+        if self._open:
+            self._open = False
+            self.backend.in_flight -= 1
+            self.backend.tally.end(outcome, self.began, now)
 
 
 class LiveBackend:
@@ -55,6 +61,7 @@ class LiveBackend:
         self.last_probe_error: str | None = None
         self.nudge = asyncio.Event()
         """Set when its watcher has something to do earlier than planned."""
+        self.tally = meter.backend(settings.name, settings.kind)
         self._meter = meter
         self._route = Route(settings)
 
@@ -89,11 +96,6 @@ class LiveBackend:
         if self._route.settings is not self.settings:
             self._route = Route(self.settings)
         return self._route
-
-    def begin(self) -> Attempt:
-        """Counts one request at this backend until it is closed."""
-        epoch = self.machine.epoch if self.machine is not None else 0
-        return Attempt(self, self._meter.attempt(self.settings.name, self.settings.kind), epoch)
 
     def served(self) -> None:
         """A request was answered well."""

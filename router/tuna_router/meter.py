@@ -1,7 +1,7 @@
 """What happened: exact counters, in one place, without I/O.
 
-Every client request and every attempt at a backend is a `Mark` that is opened once and closed once,
-so `started = finished + cancelled + failed + running` holds at every moment, on both levels.
+Every client request and every attempt at a backend begins once and ends once, which is their owners'
+affair, so `started = finished + cancelled + failed + running` holds at every moment, on both levels.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tuna_router.settings import Kind
 
 LATENCY_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 WINDOW_S: Final = 300
-_BUCKET_S: Final = 5
+SAMPLE_S: Final = 5.0
 _SAMPLES: Final = 1024
 
 
@@ -64,11 +64,46 @@ class Tally:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     completion_tokens_estimated: int = 0
+    answered: int = 0
     request_s: float = 0.0
     busy_s: float = 0.0
     busy_since: float = 0.0
     ttft: Durations = field(default_factory=Durations)
     latency: Durations = field(default_factory=Durations)
+    statuses: dict[int, int] = field(default_factory=dict)
+
+    def begin(self, now: float) -> None:
+        """One more; whoever calls this calls `end` once."""
+        if self.running == 0:
+            self.busy_since = now
+        self.started += 1
+        self.running += 1
+
+    def end(self, outcome: Outcome, began: float, now: float) -> None:
+        """It ended."""
+        self.running -= 1
+        self.request_s += now - began
+        if self.running == 0:
+            self.busy_s += now - self.busy_since
+        if outcome is Outcome.FINISHED:
+            self.finished += 1
+            self.latency.add(now - began)
+        elif outcome is Outcome.CANCELLED:
+            self.cancelled += 1
+        else:
+            self.failed += 1
+
+    def answer(self, status: int) -> None:
+        """An answer with this status is going to a client."""
+        self.answered += 1
+        statuses = self.statuses
+        statuses[status] = statuses.get(status, 0) + 1
+
+    def use(self, usage: Tokens) -> None:
+        """Count the tokens of an answer."""
+        self.prompt_tokens += usage.prompt
+        self.completion_tokens += usage.completion
+        self.completion_tokens_estimated += usage.estimated
 
     def busy_seconds(self, now: float) -> float:
         """Seconds with at least one request running, up to `now`."""
@@ -92,53 +127,7 @@ class Tally:
         }
 
 
-class Mark:
-    """One running request or attempt; closing it a second time does nothing."""
-
-    __slots__ = ("_clock", "_open", "_tally", "started_at")
-
-    def __init__(self, tally: Tally, clock: Callable[[], float]) -> None:
-        self._tally = tally
-        self._clock = clock
-        self._open = True
-        self.started_at = clock()
-        if tally.running == 0:
-            tally.busy_since = self.started_at
-        tally.started += 1
-        tally.running += 1
-
-    def first_byte(self) -> None:
-        """The first byte of the body is there."""
-        self._tally.ttft.add(self._clock() - self.started_at)
-
-    def tokens(self, usage: Tokens) -> None:
-        """Count the tokens of an answer."""
-        self._tally.prompt_tokens += usage.prompt
-        self._tally.completion_tokens += usage.completion
-        self._tally.completion_tokens_estimated += usage.estimated
-
-    def close(self, outcome: Outcome) -> None:
-        """It ended; the first call counts."""
-        if not self._open:
-            return
-        self._open = False
-        tally, now = self._tally, self._clock()
-        tally.running -= 1
-        tally.request_s += now - self.started_at
-        if tally.running == 0:
-            tally.busy_s += now - tally.busy_since
-        match outcome:
-            case Outcome.FINISHED:
-                tally.finished += 1
-                tally.latency.add(now - self.started_at)
-            case Outcome.CANCELLED:
-                tally.cancelled += 1
-            case Outcome.FAILED:
-                tally.failed += 1
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
+class Tokens(NamedTuple):
     """What an answer used: from its `usage`; `estimated` counts chunks where a stream reported none."""
 
     prompt: int = 0
@@ -146,32 +135,39 @@ class Tokens:
     estimated: int = 0
 
 
+class Counts(NamedTuple):
+    """Requests that came, and answers by kind of backend."""
+
+    requests: int
+    spot: int
+    serverless: int
+
+
 class Window:
-    """Requests by kind over the last `WINDOW_S` seconds, in buckets."""
+    """How much counters grew over the last `WINDOW_S` seconds, to within `SAMPLE_S`.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._buckets: deque[tuple[int, dict[str, int]]] = deque()
+    The counters are looked at now and then, so that counting costs nothing.
+    """
 
-    def add(self, *keys: str) -> None:
-        """Count one of each of `keys` now."""
-        number = int(self._clock() // _BUCKET_S)
-        if not self._buckets or self._buckets[-1][0] != number:
-            self._buckets.append((number, {}))
-            self._forget()
-        counts = self._buckets[-1][1]
-        for key in keys:
-            counts[key] = counts.get(key, 0) + 1
+    def __init__(self, now: float) -> None:
+        self._samples: deque[tuple[float, Counts]] = deque([(now, Counts(0, 0, 0))])
 
-    def total(self, key: str) -> int:
-        """How many of `key` there were in the window."""
-        self._forget()
-        return sum(counts.get(key, 0) for _, counts in self._buckets)
+    def sample(self, now: float, counts: Counts) -> None:
+        """Look at the counters; call it every `SAMPLE_S` seconds."""
+        self._samples.append((now, counts))
+        oldest = now - WINDOW_S
+        while len(self._samples) > 1 and self._samples[1][0] <= oldest:
+            self._samples.popleft()
 
-    def _forget(self) -> None:
-        oldest = int(self._clock() // _BUCKET_S) - WINDOW_S // _BUCKET_S
-        while self._buckets and self._buckets[0][0] <= oldest:
-            self._buckets.popleft()
+    def growth(self, now: float, counts: Counts) -> Counts:
+        """From the beginning of the window to `counts`, which are those of `now`."""
+        oldest = now - WINDOW_S
+        before = self._samples[0][1]
+        for at, sampled in self._samples:
+            if at > oldest:
+                break
+            before = sampled
+        return Counts(*(after - earlier for after, earlier in zip(counts, before, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,54 +200,52 @@ class Meter:
         self.started_at = clock()
         self.requests = Tally()
         self.backends: dict[str, Tally] = {}
-        self.answered = dict.fromkeys(Kind, 0)
         self.rejected = 0
         self.unauthorized = 0
         self.failovers = 0
         self.broken_streams = 0
-        self.window = Window(clock)
+        self.window = Window(self.started_at)
         self.changes: deque[StateChange] = deque(maxlen=200)
-        self.statuses: dict[tuple[str, int], int] = {}
 
-    def request(self) -> Mark:
-        """A client request was admitted."""
-        self.window.add("total")
-        return Mark(self.requests, self.clock)
-
-    def attempt(self, name: str, kind: Kind) -> Mark:
-        """A request is tried at a backend."""
+    def backend(self, name: str, kind: Kind) -> Tally:
+        """The counters of the attempts at one backend; they outlive its configuration."""
         tally = self.backends.get(name)
-        if tally is None:
+        if tally is None or tally.kind is not kind:
             tally = self.backends[name] = Tally(kind)
-        return Mark(tally, self.clock)
+        return tally
 
     def gpu_seconds(self, kind: Kind) -> float:
         """Seconds in which a backend of this kind had at least one request running, added up."""
         now = self.clock()
         return sum(tally.busy_seconds(now) for tally in self.backends.values() if tally.kind is kind)
 
-    def answer(self, name: str, kind: Kind, status: int) -> None:
-        """A backend's answer is going to the client."""
-        self.answered[kind] += 1
-        self.window.add(kind.value)
-        self.statuses[name, status] = self.statuses.get((name, status), 0) + 1
+    def answered(self, kind: Kind) -> int:
+        """Answers of backends of this kind that went to clients."""
+        return sum(tally.answered for tally in self.backends.values() if tally.kind is kind)
+
+    def sample(self) -> None:
+        """Look at the counters for the window; call it every `SAMPLE_S` seconds."""
+        self.window.sample(self.clock(), self._counts())
+
+    def _counts(self) -> Counts:
+        return Counts(self.requests.started, self.answered(Kind.SPOT), self.answered(Kind.SERVERLESS))
 
     def route_stats(self, spot_ready_seconds: float) -> dict[str, Any]:
         """The founding system's `route_stats`. GPU seconds are those with at least one request running."""
-        now = self.clock()
-        spot, serverless = self.answered[Kind.SPOT], self.answered[Kind.SERVERLESS]
-        answered = spot + serverless
+        now, counts = self.clock(), self._counts()
+        window = self.window.growth(now, counts)
+        answered = counts.spot + counts.serverless
         return {
-            "total": self.requests.started,
-            "spot": spot,
-            "serverless": serverless,
+            "total": counts.requests,
+            "spot": counts.spot,
+            "serverless": counts.serverless,
             "rejected": self.rejected,
-            "pct_spot": round(100 * spot / answered, 2) if answered else 0.0,
-            "pct_serverless": round(100 * serverless / answered, 2) if answered else 0.0,
+            "pct_spot": round(100 * counts.spot / answered, 2) if answered else 0.0,
+            "pct_serverless": round(100 * counts.serverless / answered, 2) if answered else 0.0,
             "window_seconds": WINDOW_S,
-            "window_total": self.window.total("total"),
-            "window_spot": self.window.total(Kind.SPOT.value),
-            "window_serverless": self.window.total(Kind.SERVERLESS.value),
+            "window_total": window.requests,
+            "window_spot": window.spot,
+            "window_serverless": window.serverless,
             "gpu_seconds_spot": round(self.gpu_seconds(Kind.SPOT), 6),
             "gpu_seconds_serverless": round(self.gpu_seconds(Kind.SERVERLESS), 6),
             "uptime_seconds": round(now - self.started_at, 3),

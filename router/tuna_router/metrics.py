@@ -122,7 +122,11 @@ def _attempts(core: Core) -> Iterator[Metric]:
         "answers",
         "Answers passed on, by backend and status",
         ("backend", "status", "class"),
-        [((name, str(code), f"{code // 100}xx"), count) for (name, code), count in meter.statuses.items()],
+        [
+            ((name, str(code), f"{code // 100}xx"), count)
+            for name, tally in tallies
+            for code, count in tally.statuses.items()
+        ],
     )
     one = ("backend",)
     latency = [((name,), tally.latency) for name, tally in tallies]

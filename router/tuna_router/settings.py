@@ -76,6 +76,9 @@ class Settings:
     idle_after_s: float = 60.0
     drain_limit_s: float = 300.0
     cooldown_s: float = 5.0
+    max_attempts: int = 5
+    retry_ratio: float = 0.5
+    retry_burst: int = 500
     body_cap_bytes: int = 16 * 1024 * 1024
     body_limit_bytes: int = 1024 * 1024 * 1024
     # Limits, keys, state
@@ -332,6 +335,9 @@ _SETTINGS_CHECKS: dict[str, Callable[[str, object], object]] = {
     "api_key_sha256": _hashes,
     "admin_key_sha256": _hashes,
     "max_concurrency": _count,
+    "max_attempts": _count,
+    "retry_ratio": _positive,
+    "retry_burst": _count,
     "body_cap_bytes": _count,
     "body_limit_bytes": _count,
     "keys": parse_keys,

@@ -11,8 +11,8 @@ from tuna_router.admission import Ticket, Waiting
 from tuna_router.auth import sha256_hex
 from tuna_router.control import stats
 from tuna_router.core import Core
-from tuna_router.fleet import Attempt
-from tuna_router.meter import Mark, Outcome
+from tuna_router.dataplane.account import Account
+from tuna_router.meter import Outcome
 from tuna_router.settings import parse_settings
 from tuna_router.spend import Running
 from tuna_router.spot import ProbePassed, ReplicasSeen
@@ -33,10 +33,9 @@ CONFIG = {
 class Life:
     """One admitted request."""
 
-    def __init__(self, ticket: Ticket, mark: Mark) -> None:
+    def __init__(self, ticket: Ticket, account: Account) -> None:
         self.ticket = ticket
-        self.mark = mark
-        self.attempt: Attempt | None = None
+        self.account = account
         self.share: Running | None = None
 
 
@@ -61,7 +60,7 @@ class Books(RuleBasedStateMachine):
         self._admitted(ticket)
 
     def _admitted(self, ticket: Ticket) -> None:
-        self.lives.append(Life(ticket, self.core.meter.request()))
+        self.lives.append(Life(ticket, Account(self.core.meter, self.now)))
 
     @rule(batch=st.booleans())
     def comes(self, batch: bool) -> None:
@@ -86,7 +85,7 @@ class Books(RuleBasedStateMachine):
     def is_tried(self, which: int, name: str, ended: Outcome) -> None:
         life = self.lives[which % len(self.lives)]
         self._end_attempt(life, ended)
-        life.attempt = self.core.fleet[name].begin()
+        life.account.tries(self.core.fleet[name], self.now)
         life.share = self.core.ledger.begin(name, self.now)
 
     @precondition(lambda self: self.lives)
@@ -95,7 +94,7 @@ class Books(RuleBasedStateMachine):
         life = self.lives.pop(which % len(self.lives))
         self._end_attempt(life, outcome)
         for _ in range(1 + again):
-            life.mark.close(outcome)
+            life.account.close(outcome, self.now)
             life.ticket.leave()
 
     @rule(seconds=st.floats(0, 100))
@@ -116,10 +115,11 @@ class Books(RuleBasedStateMachine):
         backend.tell(ProbePassed(backend.machine.epoch))
 
     def _end_attempt(self, life: Life, outcome: Outcome) -> None:
-        if life.attempt is None or life.share is None:
+        attempt = life.account.attempt
+        if attempt is None or life.share is None:
             return
-        life.attempt.close(outcome)
-        life.attempt.close(Outcome.FAILED)
+        attempt.close(outcome, self.now)
+        attempt.close(Outcome.FAILED, self.now)
         self.paid += self.core.ledger.close(life.share, self.now, self.key, "m")
         assert life.share.close(self.now) == (0.0, 0.0)
 

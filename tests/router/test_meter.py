@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuna_router.meter import WINDOW_S, Durations, Mark, Meter, Outcome, Tally
+from tuna_router.dataplane.account import Account
+from tuna_router.meter import WINDOW_S, Counts, Durations, Meter, Outcome, Window
 from tuna_router.settings import Kind
 
 
@@ -18,14 +19,16 @@ class Clock:
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from(Outcome)), max_size=60))
 def test_every_request_is_in_exactly_one_counter(moves: list[tuple[int, Outcome]]) -> None:
-    clock, tally = Clock(), Tally()
-    marks: list[Mark] = []
+    clock = Clock()
+    meter = Meter(clock, clock)
+    accounts: list[Account] = []
     for number, outcome in moves:
         clock.now += 1
-        if number >= len(marks):
-            marks.append(Mark(tally, clock))
+        if number >= len(accounts):
+            accounts.append(Account(meter, clock.now))
         else:
-            marks[number].close(outcome)  # often for a second time
+            accounts[number].close(outcome, clock.now)  # often for a second time
+        tally = meter.requests
         assert tally.started == tally.finished + tally.cancelled + tally.failed + tally.running
         assert tally.busy_seconds(clock.now) <= clock.now
         assert tally.running >= 0
@@ -34,16 +37,13 @@ def test_every_request_is_in_exactly_one_counter(moves: list[tuple[int, Outcome]
 def test_a_gpu_that_serves_two_requests_at_once_is_busy_once() -> None:
     clock = Clock()
     meter = Meter(clock, clock)
-    first = meter.attempt("spot", Kind.SPOT)
-    clock.now = 4
-    second = meter.attempt("spot", Kind.SPOT)
-    clock.now = 10
-    third = meter.attempt("spot-2", Kind.SPOT)
-    clock.now = 11
-    third.close(Outcome.FINISHED)
-    clock.now = 10
-    for mark in (first, second):
-        mark.close(Outcome.FINISHED)
+    one, two = meter.backend("spot", Kind.SPOT), meter.backend("spot-2", Kind.SPOT)
+    one.begin(0)
+    one.begin(4)
+    two.begin(10)
+    two.end(Outcome.FINISHED, 10, 11)
+    for began in (0, 4):
+        one.end(Outcome.FINISHED, began, 10)
     clock.now = 100
     stats = meter.route_stats(0)
     assert stats["gpu_seconds_spot"] == 10 + 1
@@ -60,13 +60,14 @@ def test_percentiles_are_of_what_was_measured() -> None:
 
 
 def test_the_window_forgets() -> None:
-    clock = Clock()
-    meter = Meter(clock, clock)
-    meter.request()
-    clock.now = WINDOW_S - 10
-    meter.request()
-    assert meter.window.total("total") == 2
-    clock.now = WINDOW_S + 6
-    assert meter.window.total("total") == 1
-    clock.now = 3 * WINDOW_S
-    assert meter.window.total("total") == 0
+    window = Window(0)
+    for second in range(0, 3 * WINDOW_S, 5):
+        window.sample(second, Counts(second // 5, 0, 0))  # one request before each sample
+    now = 3 * WINDOW_S
+    grown = window.growth(now, Counts(now // 5, 0, 0))
+    assert WINDOW_S // 5 <= grown.requests <= WINDOW_S // 5 + 1
+    assert window.growth(now + WINDOW_S + 6, Counts(now // 5, 0, 0)) == (1, 0, 0)
+
+
+def test_a_window_that_has_just_begun_counts_all() -> None:
+    assert Window(100).growth(101, Counts(7, 4, 3)) == (7, 4, 3)

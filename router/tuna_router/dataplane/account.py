@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import re
+from typing import Final
 
-from tuna_router.dataplane.response_head import ResponseHead
-from tuna_router.fleet import Attempt
+from tuna_router.fleet import Attempt, LiveBackend
 from tuna_router.meter import Meter, Outcome, Tokens
 
-_KEEP_BYTES = 1024 * 1024
-_BATCH_BYTES = 4096
-_FINISH = re.compile(rb'"finish_reason"\s*:\s*"')
-_CHOICE = re.compile(rb'"choices"\s*:\s*\[\s*\{')
-_USAGE = re.compile(rb'"usage"\s*:\s*\{')
-_DECODER = json.JSONDecoder()
-_NO_TEXT = re.compile(rb'"(?:content|text)"\s*:\s*""')
-_ERROR = re.compile(rb'\s*\{\s*"error"\s*:\s*[{"]')
-_ERROR_FIRST = re.compile(rb'\s*(?:event:\s*error\s*)?data:\s*\{\s*"error"\s*:\s*[{"]')
-_COMPLETIONS = re.compile(rb"/(?:chat/)?completions$")
+_BATCH_BYTES: Final = 64 * 1024
+_KEEP_BYTES: Final = 1024 * 1024
+_TAIL_BYTES: Final = 8 * 1024
+_USAGE: Final = re.compile(rb'"usage"\s*:\s*\{')
+_PROMPT_TOKENS: Final = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,15})\b')
+_COMPLETION_TOKENS: Final = re.compile(rb'"completion_tokens"\s*:\s*(\d{1,15})\b')
+_FINISH: Final = re.compile(rb'"finish_reason"\s*:\s*"')
+_DONE: Final = re.compile(rb"^data:\s*\[DONE\]", re.MULTILINE)
+_TEXTS: Final = (
+    b'"content":"',
+    b'"text":"',
+    b'"reasoning":"',
+    b'"content": "',
+    b'"text": "',
+    b'"reasoning_content":"',
+)
+_ERROR: Final = re.compile(rb'^data:\s*\{\s*"error"\s*:\s*[{"]', re.MULTILINE)
+_ERROR_FIRST: Final = re.compile(rb'\s*(?:event:\s*error\s*)?data:\s*\{\s*"error"\s*:\s*[{"]')
+_COMPLETIONS: Final = re.compile(rb"/(?:chat/)?completions$")
+_NONE: Final = Tokens()
 
 
 def begins_with_an_error(first: bytes) -> bool:
@@ -26,137 +35,139 @@ def begins_with_an_error(first: bytes) -> bool:
     return _ERROR_FIRST.match(first) is not None
 
 
+def usage_of(data: bytes) -> Tokens | None:
+    """The last `usage` in an OpenAI answer or event; None where there is none.
+
+    Found by its quotes, which would be escaped in a text: decoding all of a long answer for its last line
+    would be the dearest thing that is done with it.
+    """
+    at = data.rfind(b'"usage"')
+    if at < 0 or _USAGE.match(data, at) is None:
+        return None
+    prompt, completion = _PROMPT_TOKENS.search(data, at), _COMPLETION_TOKENS.search(data, at)
+    return Tokens(int(prompt[1]) if prompt is not None else 0, int(completion[1]) if completion is not None else 0)
+
+
 class Account:
-    """The books of one request: opened when it is admitted, closed once."""
+    """The books of one request: opened when it is admitted, closed once; `attempt` is the one that runs."""
 
-    __slots__ = ("_attempt", "_mark", "_path", "_read", "reader")
+    __slots__ = ("_meter", "_open", "attempt", "began", "reader", "tokens")
 
-    def __init__(self, meter: Meter, target: bytes) -> None:
-        self._mark = meter.request()
-        self._path = target
-        self._attempt: Attempt | None = None
-        self._read = False
+    def __init__(self, meter: Meter, now: float) -> None:
+        self._meter = meter
+        self._open = True
+        self.began = now
+        self.attempt: Attempt | None = None
         self.reader: Reader | None = None
+        self.tokens: Tokens = _NONE
+        meter.requests.begin(now)
 
-    def answers(self, attempt: Attempt, head: ResponseHead) -> Reader:
-        """The first byte of an answer is there."""
-        self._attempt = attempt
-        self._mark.first_byte()
-        attempt.mark.first_byte()
-        self.reader = Reader(self._path.partition(b"?")[0], head.status, head.content_type)
-        return self.reader
+    def tries(self, backend: LiveBackend, now: float) -> Attempt:
+        """An attempt at a backend begins; the one before was closed."""
+        self.attempt = attempt = Attempt(backend, now)
+        return attempt
 
-    def close(self, outcome: Outcome) -> None:
+    def answers(self, status: int, now: float) -> None:
+        """The first bytes of an answer are there."""
+        attempt = self.attempt
+        assert attempt is not None
+        attempt.first_byte_at = now
+        attempt.backend.tally.answer(status)
+
+    def streams(self, reader: Reader, now: float) -> None:
+        """The answer is an event stream, whose first byte came now."""
+        attempt = self.attempt
+        assert attempt is not None
+        self.reader = reader
+        self._meter.requests.ttft.add(now - self.began)
+        attempt.backend.tally.ttft.add(now - attempt.began)
+
+    def close(self, outcome: Outcome, now: float) -> None:
         """The request is over, however it ended: what it used so far was used."""
-        if self.reader is not None and self._attempt is not None and not self._read:
-            self._read = True
-            tokens = self.reader.tokens()
-            self._mark.tokens(tokens)
-            self._attempt.mark.tokens(tokens)
-        self._mark.close(outcome)
+        if not self._open:
+            return
+        self._open = False
+        attempt = self.attempt
+        if attempt is not None:
+            if self.reader is not None:
+                self.tokens = self.reader.tokens()
+            if self.tokens is not _NONE:
+                self._meter.requests.use(self.tokens)
+                attempt.backend.tally.use(self.tokens)
+            attempt.close(outcome, now)
+        self._meter.requests.end(outcome, self.began, now)
 
 
 class Reader:
-    """Follows one answer of `path` with a body of `kind`; feed it every piece."""
+    """Follows the event stream that answers `path`: whether it ends well, and what it used.
 
-    __slots__ = (
-        "_chunks",
-        "_error_seen",
-        "_finished",
-        "_held",
-        "_lines",
-        "_must_finish",
-        "_unread",
-        "_unread_bytes",
-        "_usage",
-        "_whole",
-    )
+    It is read in batches, most streams at their end only: a token on its way waits for nothing.
+    """
 
-    def __init__(self, path: bytes, status: int, kind: bytes) -> None:
-        self._lines = kind == b"text/event-stream"
-        self._whole = kind == b"application/json"
-        self._must_finish = self._lines and status == 200 and _COMPLETIONS.search(path) is not None
-        self._held = b""
-        self._usage: dict[str, object] | None = None
+    __slots__ = ("_chunks", "_error", "_finished", "_must_finish", "_size", "_unread", "_usage")
+
+    def __init__(self, path: bytes, status: int) -> None:
+        self._must_finish = status == 200 and _COMPLETIONS.search(path) is not None
+        self._unread: list[bytes] = []
+        self._size = 0
+        self._usage: Tokens | None = None
         self._chunks = 0
         self._finished = False
-        self._error_seen = False
-        self._unread: list[bytes] = []
-        self._unread_bytes = 0
+        self._error = False
 
     def feed(self, piece: bytes) -> None:
-        """The next bytes of the body. Events are read in batches: a token on its way waits for nothing."""
-        if self._lines:
-            self._unread.append(piece)
-            self._unread_bytes += len(piece)
-            if self._unread_bytes > _BATCH_BYTES:
-                self._catch_up()
-        elif self._whole and len(self._held) <= _KEEP_BYTES:
-            self._held = self._held + piece if self._held else piece
-
-    def _catch_up(self) -> None:
-        """Read what was fed."""
-        if not self._unread:
-            return
-        *lines, rest = b"".join([self._held, *self._unread]).split(b"\n")
-        self._unread.clear()
-        self._unread_bytes = 0
-        for line in lines:
-            if line.startswith(b"data:"):
-                self._event(line[5:].strip())
-        self._held = rest[:_KEEP_BYTES]
+        """The next bytes of the body."""
+        self._unread.append(piece)
+        self._size += len(piece)
+        if self._size > _BATCH_BYTES:
+            self._read(whole=False)
 
     @property
     def error_seen(self) -> bool:
         """True when one of the events was an error."""
-        self._catch_up()
-        return self._error_seen
+        self._read(whole=False)
+        return self._error
 
     @property
     def cut_short(self) -> bool:
         """True for a completion stream without a finish, a [DONE] or an error: its end is not one."""
-        self._catch_up()
-        if self._lines and self._held.startswith(b"data:"):
-            self._event(self._held[5:].strip())
-            self._held = b""
-        return self._must_finish and not self._finished and not self._error_seen
+        self._read(whole=True)
+        return self._must_finish and not self._finished and not self._error
 
     def tokens(self) -> Tokens:
         """What was used so far."""
-        self._catch_up()
-        if self._whole:
-            self._read_usage(self._held)
+        self._read(whole=False)
+        return Tokens(estimated=self._chunks) if self._usage is None else self._usage
+
+    def _read(self, *, whole: bool) -> None:
+        """Read what was fed, up to its last line end; with `whole`, the rest too."""
+        if not self._unread:
+            return
+        data = b"".join(self._unread)
+        end = len(data) if whole else data.rfind(b"\n") + 1
+        rest = data[end:][:_KEEP_BYTES]
+        data = data[:end]
+        self._unread = [rest] if rest else []
+        self._size = len(rest) if len(rest) < _BATCH_BYTES else 0
+        if not data:
+            return
+        usage = usage_of(data)
+        if usage is not None:
+            self._usage = usage
         if self._usage is None:
-            return Tokens(estimated=self._chunks)
-        return Tokens(_count(self._usage, "prompt_tokens"), _count(self._usage, "completion_tokens"))
-
-    def _event(self, data: bytes) -> None:
-        if data == b"[DONE]":
-            self._finished = True
-            return
-        if b'"usage"' in data:
-            self._read_usage(data)
-        if b'"error"' in data and _ERROR.match(data):
-            self._error_seen = True
-        elif b'"choices"' in data and _CHOICE.search(data):
-            if not _NO_TEXT.search(data):
-                self._chunks += 1
-            if _FINISH.search(data):
-                self._finished = True
-
-    def _read_usage(self, data: bytes) -> None:
-        # The object alone: in text the quotes around "usage" would be escaped, and decoding all of a
-        # long answer for its last line would be the dearest thing that is done with it.
-        match = _USAGE.match(data, data.rfind(b'"usage"'))
-        if match is None:
-            return
-        try:
-            usage, _ = _DECODER.raw_decode(data[match.end() - 1 :].decode("utf-8", "replace"))
-        except ValueError:
-            return  # not ours to judge: the client gets it as it is
-        self._usage = usage
+            self._chunks += _pieces_of_text(data)
+        self._finished = self._finished or _finishes(data)
+        self._error = self._error or (b'"error"' in data and _ERROR.search(data) is not None)
 
 
-def _count(usage: dict[str, object], key: str) -> int:
-    value = usage.get(key)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+def _pieces_of_text(data: bytes) -> int:
+    """How many events bring text. One stream writes it in one way: the first that occurs is counted."""
+    return next((n - data.count(text + b'"') for text in _TEXTS if (n := data.count(text))), 0)
+
+
+def _finishes(data: bytes) -> bool:
+    # At the end, where a finish is; and first as engines write it: patterns are ten times as slow.
+    tail = data[-_TAIL_BYTES:]
+    if b'"finish_reason":"' in tail or b"\ndata: [DONE]" in tail:
+        return True
+    return _FINISH.search(tail) is not None or _DONE.search(tail) is not None

@@ -20,6 +20,14 @@ _TRAILER: Final = re.compile(
     rb"(?i:(?!transfer-encoding:|content-length:|host:))[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*"
 )
 _LINE, _DATA, _CRLF, _TRAILERS = range(4)
+_MOST_SIZES: Final = 4096
+chunk_lengths: Final[dict[bytes, int]] = {}
+"""By the first line of a chunk, the length of the whole chunk with its framing; of lines that were read."""
+
+
+def payload_of(chunk: bytes) -> bytes:
+    """What one whole chunk carries."""
+    return chunk[chunk.index(b"\r\n") + 2 : -2]
 
 
 class BadFraming(Exception):
@@ -63,10 +71,17 @@ class ChunkedBody:
                 size = chunk_size(data[:line_end])
                 if size and len(data) == line_end + size + 4 and data.endswith(b"\r\n"):
                     # One read, one chunk: how engines write their tokens.
+                    if len(chunk_lengths) < _MOST_SIZES:
+                        chunk_lengths[data[:line_end]] = line_end + size + 4
                     self.payload = data[line_end + 2 : -2]
                     self.raw = data
                     return
         self._walk(self._held + data if self._held else data)
+
+    @property
+    def at_rest(self) -> bool:
+        """True between two chunks."""
+        return self._state == _LINE and not self._held and not self.ended
 
     def closing(self) -> bytes | None:
         """What must be sent after all `raw` so far before a chunk of our own; None where that can't be.

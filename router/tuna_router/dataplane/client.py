@@ -13,7 +13,8 @@ from http import HTTPStatus
 from typing import Final, Protocol
 
 from tuna_router.dataplane.chunked import BadFraming, ChunkedBody
-from tuna_router.dataplane.request_head import MAX_HEAD_BYTES, BadRequest, RequestHead, parse_request_head
+from tuna_router.dataplane.request_head import MAX_HEAD_BYTES, BadRequest, RequestHead, read_request_head
+from tuna_router.dataplane.response_head import ResponseHead
 from tuna_router.dataplane.wheel import Wheel
 from tuna_router.envelope import error_body
 
@@ -54,6 +55,10 @@ class _State(Enum):
     CLOSED = "closed"
 
 
+# Looked up several times in each request: a global is nearer than a member of an enumeration.
+_HEAD, _BODY, _BUSY, _LINGER, _CLOSED = _State
+
+
 class ClientConnection(asyncio.Protocol):
     """One connection. `begin` is given every head and returns who answers it, or None when that is done."""
 
@@ -71,6 +76,7 @@ class ClientConnection(asyncio.Protocol):
         "_transport",
         "closing",
         "head",
+        "length",
         "read_paused",
         "timer",
         "write_paused",
@@ -86,7 +92,7 @@ class ClientConnection(asyncio.Protocol):
         self._begin = begin
         self._owner = owner
         self._handler: Handler | None = None
-        self._state = _State.HEAD
+        self._state = _HEAD
         self._held = b""
         self._left = 0
         self._chunked: ChunkedBody | None = None
@@ -98,6 +104,8 @@ class ClientConnection(asyncio.Protocol):
         """True when no further request is served after this one."""
         self.write_paused = False
         self.head: RequestHead | None = None
+        self.length: int | None = 0
+        """Of the request's body; None for a chunked one."""
         self.timer = wheel.timer(self._timer_fired)
 
     def __repr__(self) -> str:
@@ -119,9 +127,9 @@ class ClientConnection(asyncio.Protocol):
         """The answer is complete; `keep` is False where only the connection's end ends it."""
         self._handler = None
         self.closing = self.closing or not keep
-        if self._state is _State.BODY:
+        if self._state is _BODY:
             # What comes of the body is thrown away; a client still sending must not be met by a reset.
-            self._state = _State.LINGER
+            self._state = _LINGER
             self._left = 0
             self.pause_reading(False)
             if self._transport.can_write_eof():
@@ -130,9 +138,9 @@ class ClientConnection(asyncio.Protocol):
         elif self.closing:
             self.close()
         else:
-            self._state = _State.HEAD
+            self._state = _HEAD
             self.timer.set(KEEP_ALIVE_S)
-            if not self._advancing:
+            if (self._held or self.read_paused) and not self._advancing:
                 self._advance(b"")
 
     def answer(self, status: int, body: bytes, lines: bytes = b"", kind: str = "application/json") -> None:
@@ -140,19 +148,30 @@ class ClientConnection(asyncio.Protocol):
         self.write(self.answer_head(status, lines, kind, len(body)) + (b"" if self._to_head else body))
         self.finish()
 
-    def pass_on(self, start_line: bytes, lines: bytes, body: bytes) -> None:
-        """Write one whole answer of somebody else's, and finish."""
-        if self._state is _State.BODY:
+    def pass_on(self, head: ResponseHead, lines: bytes, body: bytes) -> None:
+        """Write one whole answer of a backend with `lines` of our own, and finish."""
+        if self._to_head or head.is_bodiless:
+            if self._state is _BODY:
+                self.closing = True
+            lines = (head.start if head.is_bodiless else head.start_line + head.lines) + lines
+            self.write(b"%b%b\r\n" % (lines, self.connection_line))
+            self.finish()
+        else:
+            self.send(head.start + lines, body)
+
+    def send(self, start: bytes, body: bytes) -> None:
+        """Write one whole answer, and finish; `start` is its first line and headers, without a length."""
+        if self._state is _BODY:
             self.closing = True
-        length = b"content-length: %d\r\n" % len(body)
+        length = len(body)
         if self._to_head:
-            length = body = b""
-        self.write(b"%b%b%b%b\r\n%b" % (start_line, lines, length, self.connection_line, body))
+            body = b""
+        self.write(b"%bcontent-length: %d\r\n%b\r\n%b" % (start, length, self.connection_line, body))
         self.finish()
 
     def answer_head(self, status: int, lines: bytes, kind: str, length: int) -> bytes:
         """The head of an answer of our own."""
-        if self._state is _State.BODY:
+        if self._state is _BODY:
             self.closing = True
         start = f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\ncontent-type: {kind}\r\ncontent-length: {length}"
         return b"%b\r\n%b%b\r\n" % (start.encode(), lines, self.connection_line)
@@ -172,7 +191,7 @@ class ClientConnection(asyncio.Protocol):
     @property
     def body_is_complete(self) -> bool:
         """True when the request was read to its end."""
-        return self._state is not _State.BODY
+        return self._state is not _BODY
 
     def serves(self, handler: Handler) -> bool:
         """True while this handler has the request."""
@@ -180,7 +199,7 @@ class ClientConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close when everything is written."""
-        self._state = _State.CLOSED
+        self._state = _CLOSED
         if self._transport.get_write_buffer_size():
             self.timer.set(KEEP_ALIVE_S)  # a client that never reads does not keep it
         else:
@@ -198,7 +217,7 @@ class ClientConnection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once, whatever is still to be written."""
         self._handler = None
-        self._state = _State.CLOSED
+        self._state = _CLOSED
         self.timer.clear()
         self._transport.abort()
 
@@ -218,7 +237,7 @@ class ClientConnection(asyncio.Protocol):
         """Serve nothing more after what runs; with `now`, end that as well."""
         self.closing = True
         if self._handler is None:
-            if self._state is _State.HEAD:
+            if self._state is _HEAD:
                 self.close()
             elif now:
                 self._transport.abort()
@@ -236,7 +255,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio's."""
         self._owner.discard(self)
-        self._state = _State.CLOSED
+        self._state = _CLOSED
         self.timer.clear()
         handler, self._handler = self._handler, None
         if handler is not None:
@@ -276,11 +295,11 @@ class ClientConnection(asyncio.Protocol):
             if not data:
                 data, self._held = self._held, b""
             while data:
-                if self._state is _State.HEAD:
+                if self._state is _HEAD:
                     data = self._read_head(data)
-                elif self._state is _State.BODY:
+                elif self._state is _BODY:
                     data = self._read_body(data)
-                elif self._state is _State.BUSY:
+                elif self._state is _BUSY:
                     self._held = data  # pipelined: it waits for its turn
                     if len(data) > MAX_HEAD_BYTES:
                         self.pause_reading(True)
@@ -288,7 +307,7 @@ class ClientConnection(asyncio.Protocol):
                 else:
                     self._throw_away(data)
                     return
-            if self._state is _State.HEAD and self.read_paused:
+            if self._state is _HEAD and self.read_paused:
                 self.pause_reading(False)
         except BadRequest as error:
             self._refuse(error)
@@ -312,20 +331,33 @@ class ClientConnection(asyncio.Protocol):
             self._held = data
             self.pause_reading(False)
             return b""
-        self.head = head = parse_request_head(data[:end])
+        head, length = read_request_head(data[:end])
+        self.head = head
+        self.length = length
         data = data[end:]
-        self.closing = self.closing or not head.keep_alive
+        if not head.keep_alive:
+            self.closing = True
         self._begun = self._answered = False
-        length = head.length
-        self._left = length or 0
-        self._chunked = ChunkedBody() if length is None else None
-        self._state = _State.BUSY if length == 0 else _State.BODY
+        if length is None:
+            self._chunked = ChunkedBody()
+            self._state = _BODY
+        else:
+            self._chunked = None
+            self._left = length
+            self._state = _BODY if length else _BUSY
         handler = self._begin(self, head)
         if handler is None:
             return data
         self._handler = handler
         if length == 0:
             handler.body_end()
+        elif length == len(data):
+            # How requests come: all of it in one read.
+            self._left = 0
+            handler.body(data)
+            if self._state is _BODY:
+                self._complete()
+            return b""
         elif head.expects_continue and not data:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return data
@@ -347,18 +379,18 @@ class ClientConnection(asyncio.Protocol):
             if handler is not None:
                 handler.body(data)
             ended = left == 0
-        if ended and self._state is _State.BODY:
+        if ended and self._state is _BODY:
             self._complete()
         return rest
 
     def _complete(self) -> None:
-        self._state = _State.BUSY
+        self._state = _BUSY
         if self._handler is not None:
             self._handler.body_end()
 
     def _throw_away(self, data: bytes) -> None:
         self._left = self._left + len(data)
-        if self._state is _State.LINGER and self._left > _MOST_UNREAD:
+        if self._state is _LINGER and self._left > _MOST_UNREAD:
             self.abort()
 
     def _refuse(self, error: BadRequest) -> None:
@@ -369,7 +401,7 @@ class ClientConnection(asyncio.Protocol):
             if self._answered:
                 self.abort()
                 return
-        self._state = _State.BODY
+        self._state = _BODY
         self.answer(error.status, error_body(error.message, "invalid_request_error", error.code))
 
     @property
@@ -379,9 +411,9 @@ class ClientConnection(asyncio.Protocol):
     def _timer_fired(self) -> None:
         if self._handler is not None:
             self._handler.timer()
-        elif self._state is _State.HEAD and self._held:
+        elif self._state is _HEAD and self._held:
             self._refuse(BadRequest(408, "The request's head did not arrive in time.", "request_timeout"))
-        elif self._state is _State.HEAD:
+        elif self._state is _HEAD:
             self.close()
         else:
             self._transport.abort()

@@ -7,9 +7,10 @@ its last byte, nothing after it, and neither side wishing to close.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final, Protocol
 
-from tuna_router.dataplane.chunked import BadFraming, ChunkedBody
+from tuna_router.dataplane.chunked import BadFraming, ChunkedBody, chunk_lengths
 from tuna_router.dataplane.response_head import (
     MAX_HEAD_BYTES,
     BadAnswer,
@@ -21,6 +22,7 @@ from tuna_router.dataplane.response_head import (
 
 _INTERIM: Final = (100, 102, 103)
 _REMEMBERED_BYTES: Final = 1024
+MOST_KEPT: Final = 256
 
 
 class BackendLost(Exception):
@@ -71,6 +73,7 @@ class Connection(asyncio.Protocol):
     chunk framing where it has one (the terminator excepted), `ended` whether that was all."""
 
     __slots__ = (
+        "_direct",
         "_held",
         "_left",
         "_listener",
@@ -79,10 +82,12 @@ class Connection(asyncio.Protocol):
         "_sending",
         "_to_head",
         "_transport",
+        "_write",
         "chunked",
         "ended",
         "head",
         "idle_since",
+        "kept",
         "payload",
         "raw",
     )
@@ -102,6 +107,10 @@ class Connection(asyncio.Protocol):
         self.payload = b""
         self.raw = b""
         self.ended = False
+        self.kept: list[bytes] = []
+        """The chunks that went straight to `write`, see `shortcut`."""
+        self._write: Callable[[bytes], object] | None = None
+        self._direct: Callable[[bytes], object] | None = None
 
     def __repr__(self) -> str:
         state = "idle" if self._listener is None else "waiting" if self.head is None else "answering"
@@ -112,6 +121,7 @@ class Connection(asyncio.Protocol):
     def send(self, listener: Listener, pieces: list[bytes], *, to_head: bool = False, more: bool = False) -> None:
         """Send a request: its head and what there is of its body. `more`: `write` brings the rest."""
         self._listener = listener
+        self._direct = self._write = None
         self._to_head = to_head
         self._sending = more
         self.head = None
@@ -125,6 +135,16 @@ class Connection(asyncio.Protocol):
     def listen(self, listener: Listener) -> None:
         """Tell somebody else from now on."""
         self._listener = listener
+
+    def shortcut(self, write: Callable[[bytes], object]) -> None:
+        """From now on, a read that is one chunk with one OpenAI event goes straight to `write` and is kept.
+
+        An event that begins with its id is neither an error nor the end, which a listener must see first.
+        The listener empties `kept` when it is told of the next bytes, at the latest after MOST_KEPT chunks.
+        """
+        self._direct = write
+        chunked = self.chunked
+        self._write = write if chunked is not None and chunked.at_rest else None
 
     @property
     def head_framing(self) -> Framing:
@@ -150,7 +170,7 @@ class Connection(asyncio.Protocol):
 
     def drop(self) -> None:
         """Nobody wants the answer any more: close at once, which is what makes a backend stop working."""
-        self._listener = None
+        self._listener = self._direct = self._write = None
         self._transport.abort()
 
     # What the loop does with it
@@ -162,6 +182,22 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio's."""
+        write = self._write
+        if write is not None:
+            # All in one frame: each call would cost a token's way more than what is done here.
+            kept = self.kept
+            line = data.find(b"\r\n", 0, 18)
+            total = chunk_lengths.get(data[:line])
+            if (
+                total == len(data)
+                and data.startswith(b'data: {"id"', line + 2)
+                and data.find(b"\n\n") == total - 4
+                and data.endswith(b"\r\n")
+                and len(kept) < MOST_KEPT
+            ):
+                kept.append(data)
+                write(data)
+                return
         listener = self._listener
         if listener is None:
             self._transport.abort()  # words that nobody asked for
@@ -179,6 +215,8 @@ class Connection(asyncio.Protocol):
                 chunked.feed(data)
                 self.payload = chunked.payload
                 self.raw = chunked.raw
+                if self._direct is not None:
+                    self._write = self._direct if chunked.at_rest else None
                 if chunked.ended:
                     self.ended = True
                     self._held = chunked.rest
@@ -196,6 +234,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio's."""
         self._pool.forget(self)
+        self._direct = self._write = None
         listener, self._listener = self._listener, None
         if listener is None:
             return
@@ -259,7 +298,7 @@ class Connection(asyncio.Protocol):
 
     def _part(self) -> None:
         """The answer is complete: back to the pool after a clean end, else close."""
-        self._listener = None
+        self._listener = self._direct = self._write = None
         clean = self.head is not None and self.head.keep_alive and not self._sending and not self._held
         if clean and not self._transport.is_closing():
             self.pause(False)

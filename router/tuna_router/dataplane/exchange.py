@@ -7,20 +7,21 @@ stream is with the client in the turn of the loop in which it arrived.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Final
 
 from tuna_router.admission import Ticket
 from tuna_router.core import Core
-from tuna_router.dataplane.account import Account
+from tuna_router.dataplane.account import Account, Reader, begins_with_an_error, usage_of
 from tuna_router.dataplane.chunked import END
 from tuna_router.dataplane.client import ClientConnection
-from tuna_router.dataplane.forward import Answered, Failed, Forward, Refused, Result, asks_for_a_stream, patience
-from tuna_router.dataplane.headers import own_lines, upstream_lines
+from tuna_router.dataplane.connection import Connection
+from tuna_router.dataplane.forward import Failed, Forward, Refused, asks_for_a_stream, patience
+from tuna_router.dataplane.headers import own_lines
 from tuna_router.dataplane.relay import Relay
 from tuna_router.dataplane.request_head import RequestHead
+from tuna_router.dataplane.response_head import ResponseHead
 from tuna_router.envelope import error_body
-from tuna_router.fleet import Attempt, LiveBackend
+from tuna_router.fleet import LiveBackend
 from tuna_router.meter import Outcome
 from tuna_router.policy import choose
 
@@ -32,76 +33,41 @@ _BUSY_COOLDOWN_S: Final = 1.0
 class Exchange:
     """The state of one admitted request; the handler of its client's connection."""
 
-    __slots__ = (
-        "_account",
-        "_again",
-        "_attempt",
-        "_attempts",
-        "_backend",
-        "_client",
-        "_complete",
-        "_core",
-        "_deadline",
-        "_failures",
-        "_forward",
-        "_head",
-        "_key",
-        "_last",
-        "_left_patience_s",
-        "_over",
-        "_patience_s",
-        "_pieces",
-        "_reason",
-        "_relay",
-        "_request_id",
-        "_second_chance",
-        "_size",
-        "_streams",
-        "_ticket",
-        "_timed_out",
-        "_waiting",
-    )
+    # Most requests change few of these: a default of the class costs nothing.
+    _complete = False
+    _streams = False
+    """True when the body was longer than the cap: it flows through and can be sent only once."""
+    _size = 0
+    _attempts = 0
+    _backend: LiveBackend | None = None
+    _forward: Forward | None = None
+    _relay: Relay | None = None
+    _again: asyncio.TimerHandle | None = None
+    _second_chance = False
+    _last: Refused | None = None
+    _reason = ""
+    _timed_out = False
+    _patience_s = 0.0
+    _left_patience_s = 0.0
+    _over = False
+    _failures: tuple[str, ...] = ()
 
     def __init__(
-        self,
-        core: Core,
-        client: ClientConnection,
-        head: RequestHead,
-        *,
-        request_id: bytes,
-        key: bytes | None,
-        ticket: Ticket,
+        self, core: Core, client: ClientConnection, head: RequestHead, request_id: bytes, ticket: Ticket
     ) -> None:
+        now = core.clock()
         self._core = core
         self._client = client
         self._head = head
         self._request_id = request_id
-        self._key = key
         self._ticket = ticket
-        self._account = Account(core.meter, head.target)
-        self._deadline = client.timer.now() + core.settings.request_timeout_s
+        self._account = Account(core.meter, now)
+        self._deadline = now + core.settings.request_timeout_s
         self._pieces: list[bytes] = []
-        self._size = 0
-        self._complete = False
-        self._streams = False
-        """True when the body was longer than the cap: it flows through and can be sent only once."""
-        self._attempts = 0
-        self._waiting: deque[LiveBackend] = deque()
-        self._backend: LiveBackend | None = None
-        self._attempt: Attempt | None = None
-        self._forward: Forward | None = None
-        self._relay: Relay | None = None
-        self._again: asyncio.TimerHandle | None = None
-        self._second_chance = False
-        self._failures: list[str] = []
-        self._last: Refused | None = None
-        self._reason = ""
-        self._timed_out = False
-        self._patience_s = 0.0
-        self._left_patience_s = 0.0
-        self._over = False
-        if head.length != 0:
-            client.timer.set(min(_BODY_PATIENCE_S, core.settings.request_timeout_s))
+        self._waiting: list[LiveBackend] = []
+        """The rest of the plan, the next one last."""
+        if client.length != 0:
+            client.timer.set_at(now + min(_BODY_PATIENCE_S, core.settings.request_timeout_s))
 
     def __repr__(self) -> str:
         place = self._backend.settings.name if self._backend is not None else "nowhere yet"
@@ -112,18 +78,20 @@ class Exchange:
     def body(self, piece: bytes) -> None:
         """The next bytes of the request's body."""
         self._size += len(piece)
-        if self._size > self._core.settings.body_limit_bytes:
+        if self._size == self._client.length and not self._streams:
+            self._pieces.append(piece)
+        elif self._size > self._core.settings.body_limit_bytes:
             self._too_large()
         elif self._streams:
             self._client.timer.set(_BODY_PATIENCE_S)
             self._stream(piece, more=True)
         else:
             self._pieces.append(piece)
-            if self._size > self._core.settings.body_cap_bytes and self._size != self._head.length:
+            if self._size > self._core.settings.body_cap_bytes:
                 self._streams = True
                 self._client.pause_reading(True)
                 self._plan()
-            elif self._size != self._head.length:
+            else:
                 self._client.timer.set(_BODY_PATIENCE_S)
 
     def body_end(self) -> None:
@@ -148,15 +116,15 @@ class Exchange:
     def timer(self) -> None:
         """A deadline passed."""
         if self._relay is not None:
+            if not self._relay.timer():
+                return
             if self._client.write_paused:
                 self._drop(Outcome.CANCELLED)  # it is the client that stalls
                 self._client.abort()
             else:
                 self._relay.break_off("it stalled")
         elif not self._complete and not self._client.read_paused:
-            if self._attempt is not None:
-                self._attempt.close(Outcome.CANCELLED)
-            self._drop(Outcome.FAILED)
+            self._blame_the_client()
             self._error(408, "The request's body did not arrive in time.", "request_timeout")
         elif self._forward is not None:
             left_s, self._left_patience_s = self._left_patience_s, 0.0
@@ -170,7 +138,7 @@ class Exchange:
     def stop(self) -> None:
         """The router ends now."""
         if self._relay is not None:
-            self._end(Outcome.CANCELLED)
+            self._end(Outcome.CANCELLED, self._core.clock())
             self._relay.break_off("the router is stopping", "The router is stopping.", "router_stopping")
         else:
             self._drop(Outcome.CANCELLED)
@@ -181,98 +149,93 @@ class Exchange:
     def _plan(self) -> None:
         fleet = self._core.fleet
         fleet.traffic()
-        plan = choose(fleet.views())
-        self._reason = plan.reason
-        self._waiting.extend([fleet[name] for name in plan.names])
-        self._second_chance = len(self._waiting) == 1 and not self._streams
+        names, self._reason = choose(fleet.views())
+        self._waiting = [fleet[name] for name in reversed(names)]
+        self._second_chance = len(names) == 1 and not self._streams
         self._next()
 
     def _next(self) -> None:
         """Try the next backend of the plan, or say that there is none."""
+        core, client, head = self._core, self._client, self._head
         self._again = None
+        now = core.clock()
         if not self._waiting:
             self._give_up()
             return
-        left_s = self._left_s()
-        if left_s <= 0:
+        if now >= self._deadline:
             self._timed_out = True
             self._last = None
             self._give_up()
             return
-        core, head = self._core, self._head
-        backend = self._backend = self._waiting.popleft()
+        backend = self._backend = self._waiting.pop()
         self._attempts += 1
         if self._attempts > 1:
             core.meter.failovers += 1
-        self._attempt = backend.begin()
-        self._patience_s, self._left_patience_s = patience(
-            core.settings, backend.settings.kind, head, None if self._streams else self._pieces
-        )
-        if not self._streams:
-            self._client.timer.set(max(min(self._patience_s, left_s), 0.001))
+        self._account.tries(backend, now)
         route = backend.route
-        lines = upstream_lines(
-            head.headers, route.own_names, route.own_lines, self._request_id, self._key, nominated=head.nominated
-        )
+        begins = head.begins(route)
         if self._streams:
-            length = head.length
-            lines += b"transfer-encoding: chunked\r\n" if length is None else _length(length)
-        elif self._size or head.framed or head.may_have_body:
-            lines += _length(self._size)
-        pieces = [route.request(head.method, head.target, lines)]
-        if self._streams and head.length is None:
-            pieces += [_chunk(piece) for piece in self._pieces]
+            self._flow(begins, backend)
+            return
+        self._patience_s, self._left_patience_s = patience(core.settings, backend.settings.kind, head, self._pieces)
+        client.timer.set_at(min(now + self._patience_s, self._deadline))
+        if self._size or head.framed or head.may_have_body:
+            begins = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (begins, self._request_id, self._size)
         else:
-            pieces += self._pieces
-        forward = self._forward = Forward(pieces, self._result, to_head=head.method == b"HEAD", more=self._streams)
-        if self._streams:
-            self._pieces = []
-            forward.when_writable(self._writable)
+            begins = b"%bx-request-id: %b\r\n\r\n" % (begins, self._request_id)
+        forward = self._forward = Forward(self, [begins, *self._pieces], to_head=head.method == b"HEAD")
         forward.start(core.upstream, route, core.settings.connect_timeout_s)
 
+    def _flow(self, begins: bytes, backend: LiveBackend) -> None:
+        """Send a request whose body is still coming."""
+        core, head, length = self._core, self._head, self._client.length
+        self._patience_s, self._left_patience_s = patience(core.settings, backend.settings.kind, head, None)
+        framing = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
+        begins = b"%bx-request-id: %b\r\n%b\r\n\r\n" % (begins, self._request_id, framing)
+        pieces = [_chunk(piece) for piece in self._pieces] if length is None else self._pieces
+        self._pieces = []
+        self._forward = Forward(self, [begins, *pieces], to_head=head.method == b"HEAD", more=True)
+        self._forward.start(core.upstream, backend.route, core.settings.connect_timeout_s)
+
     def _left_s(self) -> float:
-        return self._deadline - self._client.timer.now()
+        return self._deadline - self._core.clock()
 
     # Forward
 
     def _stream(self, piece: bytes, *, more: bool) -> None:
-        if self._head.length is None:
+        if self._client.length is None:
             piece = (_chunk(piece) if piece else b"") + (b"" if more else END)
         if self._forward is not None:
             self._forward.write(piece, more=more)  # also while the answer comes already
 
-    def _writable(self, ready: bool) -> None:
-        """The backend takes more of the request's body, or none for now."""
+    def writable(self, ready: bool) -> None:
+        """The backend takes more of a body that flows through, or none for now."""
         if not self._over:
             self._client.pause_reading(not ready)
 
-    def _result(self, result: Result) -> None:
-        """What came of the attempt."""
-        backend, attempt = self._backend, self._attempt
+    def failed(self, failure: Refused | Failed) -> None:
+        """No answer of this backend, or one that another may better."""
+        core, account, backend = self._core, self._account, self._backend
+        attempt = account.attempt
         assert backend is not None
         assert attempt is not None
-        name = backend.settings.name
-        if isinstance(result, Answered):
-            if not (result.hollow and self._waiting and not self._streams):
-                self._deliver(backend, attempt, result)
-                return
-            if result.connection is not None:
-                result.connection.drop()
-            self._failed(backend, attempt, "an error before the first token")
-            self._failures.append(f"{name}: an error before the first token")
-        else:
-            self._note(backend, attempt, result)
-            self._failures.append(f"{name}: {result.reason}")
-            if isinstance(result, Refused):
-                self._last = result
-            else:
-                self._last = None
-                self._timed_out = result.timed_out
         self._forward = None
-        attempt.close(Outcome.FAILED)
-        if self._streams:
+        cooldown_s = core.settings.cooldown_s
+        if isinstance(failure, Refused):
+            self._last = failure
+        else:
+            self._last = None
+            self._timed_out = failure.timed_out
+        if isinstance(failure, Refused) and failure.busy:
+            backend.busy(failure.reason, cooldown_s=min(_BUSY_COOLDOWN_S, cooldown_s))
+        else:
+            backend.failed(attempt, failure.reason, gone=failure.gone, cooldown_s=cooldown_s)
+        self._failures = (*self._failures, f"{backend.settings.name}: {failure.reason}")
+        attempt.close(Outcome.FAILED, core.clock())
+        sent = isinstance(failure, Refused) or failure.sent
+        if self._streams or (sent and not self._may_be_sent_again()):
             self._give_up()
-        elif isinstance(result, Failed) and result.again and self._second_chance:
+        elif isinstance(failure, Failed) and failure.again and self._second_chance:
             # The only backend: a kept connection may have been closed just then, or another replica
             # behind the same address may answer.
             self._second_chance = False
@@ -282,46 +245,73 @@ class Exchange:
         else:
             self._next()
 
-    def _failed(self, backend: LiveBackend, attempt: Attempt, reason: str) -> None:
-        backend.failed(attempt, reason, gone=True, cooldown_s=self._core.settings.cooldown_s)
-
-    def _note(self, backend: LiveBackend, attempt: Attempt, result: Refused | Failed) -> None:
-        cooldown_s = self._core.settings.cooldown_s
-        if isinstance(result, Refused) and result.busy:
-            backend.busy(result.reason, cooldown_s=min(_BUSY_COOLDOWN_S, cooldown_s))
-        else:
-            backend.failed(attempt, result.reason, gone=result.gone, cooldown_s=cooldown_s)
+    def _may_be_sent_again(self) -> bool:
+        """After an attempt that reached somebody."""
+        core = self._core
+        if self._head.once or self._attempts >= core.settings.max_attempts:
+            return False
+        return not (self._waiting or self._second_chance) or core.retries.take(core.meter.requests.started)
 
     # Relay
 
-    def _deliver(self, backend: LiveBackend, attempt: Attempt, result: Answered) -> None:
-        core = self._core
-        reader = self._account.answers(attempt, result.head)
-        core.meter.answer(backend.settings.name, backend.settings.kind, result.head.status)
-        self._relay = Relay(
-            self._client, reader, self._done, idle_s=core.settings.stream_idle_timeout_s, end_at=self._deadline
+    def whole(self, head: ResponseHead, body: bytes) -> None:
+        """The answer, complete."""
+        core, client, account, backend = self._core, self._client, self._account, self._backend
+        assert backend is not None
+        self._forward = None
+        now = core.clock()
+        account.answers(head.status, now)
+        if head.whole:
+            account.tokens = usage_of(body) or account.tokens
+        backend.served()
+        lines = own_lines(backend.route.backend_line, self._attempts, self._request_id)
+        self._end(Outcome.FINISHED, now)
+        client.pass_on(head, lines, body)
+
+    def begins(self, head: ResponseHead, first: bytes, raw: bytes, connection: Connection | None) -> None:
+        """The first bytes of an answer that is passed on as it comes."""
+        core, account, backend = self._core, self._account, self._backend
+        assert backend is not None
+        if head.streams and self._waiting and not self._streams and begins_with_an_error(first):
+            if connection is not None:
+                connection.drop()
+            self.failed(Failed("an error before the first token", gone=True))
+            return
+        now = core.clock()
+        account.answers(head.status, now)
+        if head.streams:
+            account.streams(Reader(self._head.path, head.status), now)
+        relay = self._relay = Relay(
+            self._client,
+            account.reader,
+            self._done,
+            idle_s=core.settings.stream_idle_timeout_s,
+            end_at=self._deadline,
         )
         if not self._streams:
             self._forward = None
             self._pieces = []
-        self._relay.start(result, own_lines(backend.route.backend_line, self._attempts, self._request_id))
+        lines = own_lines(backend.route.backend_line, self._attempts, self._request_id)
+        relay.start(head, first, raw, connection, lines)
 
     def _done(self, broken: str | None) -> None:
         """The answer is over; its last bytes are about to be sent."""
         self._relay = self._forward = None
         if self._over:
             return
-        backend, attempt, reader = self._backend, self._attempt, self._account.reader
+        backend, account = self._backend, self._account
+        attempt, reader = account.attempt, account.reader
         assert backend is not None
         assert attempt is not None
+        outcome = Outcome.FINISHED
         if broken is None and (reader is None or not reader.error_seen):
-            outcome = Outcome.FINISHED
             backend.served()
         else:
             outcome = Outcome.FAILED
             self._core.meter.broken_streams += 1
-            self._failed(backend, attempt, broken or "an error in the middle of a stream")
-        self._end(outcome)
+            reason = broken or "an error in the middle of a stream"
+            backend.failed(attempt, reason, gone=True, cooldown_s=self._core.settings.cooldown_s)
+        self._end(outcome, self._core.clock())
 
     # Ends
 
@@ -329,11 +319,10 @@ class Exchange:
         """No backend answers: pass the last refusal on, or say so ourselves."""
         refused, backend = self._last, self._backend
         if refused is not None and backend is not None:
-            head, client, settings = refused.head, self._client, backend.settings
-            self._core.meter.answer(settings.name, settings.kind, head.status)
+            self._account.answers(refused.head.status, self._core.clock())
             lines = own_lines(backend.route.backend_line, self._attempts, self._request_id)
-            self._end(Outcome.FAILED)
-            client.pass_on(head.start_line, head.lines_without_length + lines, refused.body)
+            self._end(Outcome.FAILED, self._core.clock())
+            self._client.pass_on(refused.head, lines, refused.body)
         elif self._timed_out:
             self._error(504, f"No backend answered in time ({'; '.join(self._failures)}).", "timeout")
         elif self._failures:
@@ -344,16 +333,20 @@ class Exchange:
 
     def _too_large(self) -> None:
         begun = self._relay is not None
-        if self._attempt is not None:
-            self._attempt.close(Outcome.CANCELLED)
-        self._drop(Outcome.FAILED)
+        self._blame_the_client()
         if begun:
             self._client.abort()
         else:
             self._error(413, "The request's body is too large.", "body_too_large")
 
+    def _blame_the_client(self) -> None:
+        """Stop all work; the backend did nothing wrong."""
+        if self._account.attempt is not None:
+            self._account.attempt.close(Outcome.CANCELLED, self._core.clock())
+        self._drop(Outcome.FAILED)
+
     def _error(self, status: int, message: str, code: str) -> None:
-        self._end(Outcome.FAILED)
+        self._end(Outcome.FAILED, self._core.clock())
         lines = own_lines(b"retry-after: 5\r\n" if status == 503 else b"", self._attempts, self._request_id)
         kind = "invalid_request_error" if status < 500 else "upstream_error"
         self._client.answer(status, error_body(message, kind, code), lines)
@@ -362,27 +355,20 @@ class Exchange:
         """Stop all work for this request."""
         if self._again is not None:
             self._again.cancel()
-        self._end(outcome)
+        self._end(outcome, self._core.clock())
         if self._relay is not None:
             self._relay.cancel()
         elif self._forward is not None:
             self._forward.cancel()
         self._relay = self._forward = None
 
-    def _end(self, outcome: Outcome) -> None:
+    def _end(self, outcome: Outcome, now: float) -> None:
         """The request is over; the first call counts. Called before the last bytes of its answer are sent."""
-        if self._over:
-            return
-        self._over = True
-        if self._attempt is not None:
-            self._attempt.close(outcome)
-        self._account.close(outcome)
-        self._ticket.leave()
+        if not self._over:
+            self._over = True
+            self._account.close(outcome, now)
+            self._ticket.leave()
 
 
 def _chunk(piece: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(piece), piece)
-
-
-def _length(size: int) -> bytes:
-    return b"content-length: %d\r\n" % size

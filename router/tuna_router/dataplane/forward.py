@@ -8,36 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
-from tuna_router.dataplane.account import begins_with_an_error
 from tuna_router.dataplane.connection import BackendLost, Connection
 from tuna_router.dataplane.request_head import RequestHead
-from tuna_router.dataplane.response_head import Framing, ResponseHead
+from tuna_router.dataplane.response_head import WHOLE_CAP_BYTES, ResponseHead
 from tuna_router.dataplane.route import Route
 from tuna_router.dataplane.upstream import Upstream
 from tuna_router.settings import Kind, Settings
 
 _STREAM: Final = re.compile(rb'"stream"\s*:\s*true')
-WHOLE_CAP_BYTES: Final = 1024 * 1024
-"""JSON answers up to this size are taken whole before anything is sent, so that half of one is retried."""
-
-
-@dataclass(slots=True)
-class Answered:
-    """The backend answers: `first` is the first of its body, `raw` the same as it was framed.
-
-    `connection` brings the rest; it is None when that was all. `hollow`: it is an error all the same
-    (an event stream that begins with one).
-    """
-
-    head: ResponseHead
-    first: bytes
-    raw: bytes
-    connection: Connection | None
-    hollow: bool = False
 
 
 @dataclass(slots=True)
@@ -66,20 +47,31 @@ class Refused:
 
 @dataclass(slots=True)
 class Failed:
-    """No answer. `gone`: nobody is there. `again`: a second connection may do better."""
+    """No answer. `gone`: nobody is there. `again`: a second connection may do better. `sent`: the
+    request, or some of it, was sent."""
 
     reason: str
     gone: bool
     again: bool = False
     timed_out: bool = False
+    sent: bool = True
 
 
-Result = Answered | Refused | Failed
+class Sender(Protocol):
+    """Whose request it is. Told once what came of the attempt; in all cases but `begins` it is then over."""
 
+    def whole(self, head: ResponseHead, body: bytes) -> None:
+        """An answer, complete."""
 
-def is_retryable(status: int) -> bool:
-    """408, 429 and every 5xx: vLLM's drain is a 500."""
-    return status in (408, 429) or status >= 500
+    def begins(self, head: ResponseHead, first: bytes, raw: bytes, connection: Connection | None) -> None:
+        """The first bytes of an answer, `raw` being the same as they were framed. `connection` brings the
+        rest; it is None when that was all."""
+
+    def failed(self, failure: Refused | Failed) -> None:
+        """Another backend may be tried."""
+
+    def writable(self, ready: bool) -> None:
+        """The backend takes more of a request's body that flows through, or none for now."""
 
 
 def asks_for_a_stream(pieces: list[bytes]) -> bool:
@@ -107,21 +99,20 @@ def patience(
 
 
 class Forward:
-    """One attempt. `done` is called once with its result; in all cases but `Answered` everything is closed."""
+    """One attempt."""
 
-    __slots__ = ("_body", "_collects", "_connection", "_dialling", "_done", "_pieces", "_ready", "_to_head", "more")
+    __slots__ = ("_body", "_connection", "_dialling", "_pieces", "_raw", "_sender", "_size", "_to_head", "more")
 
-    def __init__(
-        self, pieces: list[bytes], done: Callable[[Result], None], *, to_head: bool, more: bool = False
-    ) -> None:
+    def __init__(self, sender: Sender, pieces: list[bytes], *, to_head: bool, more: bool = False) -> None:
+        self._sender = sender
         self._pieces = pieces
-        self._done = done
         self._to_head = to_head
         self._body: list[bytes] | None = None
-        self._collects = 0
+        """Of an answer that is taken whole; `_raw` is the same as it was framed."""
+        self._raw: list[bytes] = []
+        self._size = 0
         self._connection: Connection | None = None
         self._dialling: asyncio.Task[None] | None = None
-        self._ready: Callable[[bool], None] | None = None
         self.more = more
         """True while the rest of the request's body is still to come, by `write`."""
 
@@ -132,10 +123,6 @@ class Forward:
             self.connected(connection)
         else:
             self._dialling = upstream.dial(route, self, connect_timeout_s)
-
-    def when_writable(self, ready: Callable[[bool], None]) -> None:
-        """`ready` is told whether the backend takes more of the request's body."""
-        self._ready = ready
 
     def write(self, piece: bytes, *, more: bool) -> None:
         """The next piece of the request's body, framed."""
@@ -156,7 +143,7 @@ class Forward:
     def time_out(self, seconds: float) -> None:
         """Its time is over without a byte."""
         self.cancel()
-        self._done(Failed(f"no byte in {seconds:g} s", gone=False, timed_out=True))
+        self._sender.failed(Failed(f"no byte in {seconds:g} s", gone=False, timed_out=True))
 
     # The connection's listener
 
@@ -165,68 +152,70 @@ class Forward:
         self._dialling = None
         self._connection = connection
         connection.send(self, self._pieces, to_head=self._to_head, more=self.more)
-        if self._ready is not None:
-            self._ready(True)
+        if self.more:
+            self._sender.writable(True)
 
     def lost(self, error: BackendLost) -> None:
         """Connecting failed, or the connection is gone."""
+        sent = self._connection is not None
         self._connection = None
         self._dialling = None
-        self._done(Failed(error.reason, error.gone, error.again, error.timed_out))
+        self._sender.failed(Failed(error.reason, error.gone, error.again, error.timed_out, sent))
 
     def writable(self, ready: bool) -> None:
         """The backend takes more of the request's body, or none for now."""
-        if self._ready is not None:
-            self._ready(ready)
+        if self.more:
+            self._sender.writable(ready)
 
     def answer(self, connection: Connection) -> None:
         """Bytes came."""
-        head, piece, ended = connection.head, connection.payload, connection.ended
+        head = connection.head
         assert head is not None
         if self._body is not None:
-            self._collect(head, piece, ended)
-            return
-        status, kind = head.status, head.content_type
-        if not 200 <= status < 600:
-            self._fail(f"status {status}", ended)
-        elif is_retryable(status):
+            self._collect(connection, head)
+        elif head.is_odd:
+            self._fail(f"status {head.status}", connection)
+        elif head.is_retryable or (head.whole and not connection.ended):
             self._body = []
-            self._collect(head, piece, ended)
-        elif kind == b"application/json" and head.framing is Framing.LENGTH and head.length <= WHOLE_CAP_BYTES:
-            if ended:
-                self._connection = None
-                self._done(Answered(head, piece, piece, None))
-            else:
-                self._body = [piece]
-        elif piece:
-            hollow = kind == b"text/event-stream" and begins_with_an_error(piece)
-            kept = None if ended else connection
-            if ended or not self.more:
-                self._connection = None
-            self._done(Answered(head, piece, connection.raw, kept, hollow))
-        elif ended:
+            self._collect(connection, head)
+        elif connection.ended:
             self._connection = None
-            if kind == b"text/event-stream" and status == 200 and not self._to_head:
-                self._done(Failed("an empty stream", gone=False))
+            if not head.streams:
+                self._sender.whole(head, connection.payload)
+            elif connection.payload or self._to_head or head.status != 200:
+                self._sender.begins(head, connection.payload, connection.raw, None)
             else:
-                self._done(Answered(head, b"", b"", None))
+                self._sender.failed(Failed("an empty stream", gone=False))
+        elif connection.payload:
+            if not self.more:
+                self._connection = None
+            self._sender.begins(head, connection.payload, connection.raw, connection)
 
-    def _collect(self, head: ResponseHead, piece: bytes, ended: bool) -> None:
-        body = self._body
+    def _collect(self, connection: Connection, head: ResponseHead) -> None:
+        """More of an answer that is taken whole."""
+        body, piece = self._body, connection.payload
         assert body is not None
-        if piece:
-            body.append(piece)
-            self._collects += len(piece)
-        retryable = is_retryable(head.status)
-        if retryable and self._collects > WHOLE_CAP_BYTES:
-            self._fail(f"status {head.status}, with an endless body", ended)
-        elif ended:
+        body.append(piece)
+        self._raw.append(connection.raw)
+        self._size += len(piece)
+        retryable = head.is_retryable
+        if connection.ended:
             self._connection = None
             whole = b"".join(body)
-            self._done(Refused(head, whole) if retryable else Answered(head, whole, whole, None))
+            if retryable:
+                self._sender.failed(Refused(head, whole))
+            else:
+                self._sender.whole(head, whole)
+        elif self._size > WHOLE_CAP_BYTES:
+            if retryable:
+                self._fail(f"status {head.status}, with an endless body", connection)
+                return
+            if not self.more:
+                self._connection = None
+            self._sender.begins(head, b"".join(body), b"".join(self._raw), connection)
 
-    def _fail(self, reason: str, ended: bool) -> None:
-        if ended:
+    def _fail(self, reason: str, connection: Connection) -> None:
+        if connection.ended:
             self._connection = None
         self.cancel()
-        self._done(Failed(reason, gone=False))
+        self._sender.failed(Failed(reason, gone=False))

@@ -24,6 +24,8 @@ HOP_BY_HOP: Final = frozenset(
         b"http2-settings",
     }
 )
+SIDE_EFFECTS: Final = b"x-tuna-side-effects"
+"""A client's word that its request must not be executed twice."""
 _NOT_UPSTREAM: Final = HOP_BY_HOP | {
     b"host",
     b"content-length",
@@ -31,6 +33,7 @@ _NOT_UPSTREAM: Final = HOP_BY_HOP | {
     b"x-api-key",
     b"expect",
     b"x-request-id",
+    SIDE_EFFECTS,
 }
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 # Unique, not secret: a generator of our own spares a system call for each request.
@@ -40,27 +43,26 @@ _random = random.Random(os.urandom(32))
 def upstream_lines(
     client: Iterable[tuple[bytes, bytes]],
     own_names: frozenset[bytes],
-    own_lines: bytes,
-    request_id: bytes,
     key: bytes | None,
     *,
     nominated: frozenset[bytes] = frozenset(),
 ) -> bytes:
-    """What a backend gets: the client's headers without its key, and the backend's own set over them.
+    """What of the client's headers a backend gets: all but its key, and but what the backend's own set replaces.
 
-    `client` has lower-case names; `own_names` and `own_lines` are the backend's own headers; `nominated`
-    are the headers that the client's `Connection` declares to be for this hop only. `key` is the client's
-    key for this router: no header that carries it leaves, whatever its name.
+    `client` has lower-case names; `own_names` are those of the backend's headers; `nominated` are the
+    headers that the client's `Connection` declares to be for this hop only. `key` is the client's key for
+    this router: no header that carries it leaves, whatever its name.
     """
     dropped = _NOT_UPSTREAM
     if own_names or nominated:
         dropped = dropped | own_names | nominated
-    lines = [b": ".join(pair) for pair in client if pair[0] not in dropped]
-    passed = b"\r\n".join(lines)
-    if key and key in passed:
-        lines = [line for line in lines if key not in line]
-        passed = b"\r\n".join(lines)
-    return b"%bx-request-id: %b\r\n%b" % (passed + b"\r\n" if lines else b"", request_id, own_lines)
+    return b"".join(
+        [
+            b"%b: %b\r\n" % pair
+            for pair in client
+            if pair[0] not in dropped and not (key and (key in pair[1] or key in pair[0]))
+        ]
+    )
 
 
 def lines_of(headers: Mapping[str, str]) -> bytes:

@@ -14,7 +14,7 @@ _PATIENCE_S: Final = 10.0
 
 def refuse(client: ClientConnection, head: RequestHead, refusal: Refusal) -> Refused | None:
     """Answer at once; or, where the body is short and on its way, after it, which keeps the connection."""
-    if head.length and head.length <= _READ_BYTES and not head.expects_continue:
+    if client.length and client.length <= _READ_BYTES and not head.expects_continue:
         return Refused(client, refusal)
     client.answer(refusal.status, refusal.body, refusal.lines)
     return None

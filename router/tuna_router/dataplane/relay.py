@@ -8,18 +8,15 @@ here, so that a stream that ends without a finish can still be given an error ev
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 from tuna_router.dataplane.account import Reader
-from tuna_router.dataplane.chunked import END
+from tuna_router.dataplane.chunked import END, payload_of
 from tuna_router.dataplane.client import ClientConnection
 from tuna_router.dataplane.connection import BackendLost, Connection
-from tuna_router.dataplane.forward import Answered
-from tuna_router.dataplane.response_head import Framing
+from tuna_router.dataplane.response_head import Framing, ResponseHead
 from tuna_router.envelope import error_event
 
 _RAW, _CHUNK, _PLAIN = range(3)
-_EVENTS: Final = b"text/event-stream"
 
 
 class Relay:
@@ -27,7 +24,8 @@ class Relay:
 
     `done` is called once, with None or with what broke it, before the last bytes are sent: whoever has
     read them finds the request counted and its place free. A stall is either side's: nothing read or
-    written for `idle_s`, or not done by `end_at` on the connection's clock.
+    written for `idle_s` (and up to a quarter more, for which nothing is noted on a token's way), or not
+    done by `end_at` on the connection's clock. `reader` reads along where the answer is an event stream.
     """
 
     __slots__ = (
@@ -35,10 +33,12 @@ class Relay:
         "_done",
         "_end_at",
         "_idle_s",
-        "_is_sse",
         "_last",
         "_mode",
+        "_moved_at",
+        "_progress",
         "_reader",
+        "_seen",
         "_source",
         "_timer",
         "_write",
@@ -47,7 +47,7 @@ class Relay:
     def __init__(
         self,
         client: ClientConnection,
-        reader: Reader,
+        reader: Reader | None,
         done: Callable[[str | None], None],
         *,
         idle_s: float,
@@ -62,12 +62,16 @@ class Relay:
         self._write = client.writer
         self._source: Connection | None = None
         self._mode = _PLAIN
-        self._is_sse = False
         self._last = b""
+        self._progress = 0
+        self._seen = 0
+        self._moved_at = self._timer.now()
 
-    def start(self, answer: Answered, own_lines: bytes) -> None:
-        """Send the head and the first bytes."""
-        client, head, first = self._client, answer.head, answer.first
+    def start(
+        self, head: ResponseHead, first: bytes, raw: bytes, source: Connection | None, own_lines: bytes
+    ) -> None:
+        """Send the head and the first bytes; `source` brings the rest, None when that was all."""
+        client = self._client
         request = client.head
         assert request is not None
         framing = head.framing
@@ -78,41 +82,61 @@ class Relay:
             else:
                 self._mode = _RAW if framing is Framing.CHUNKED else _CHUNK
                 lines += b"transfer-encoding: chunked\r\n"
-        elif framing is Framing.NONE and head.needs_length and request.method != b"HEAD":
-            lines += b"content-length: 0\r\n"
-        if answer.connection is not None and not client.body_is_complete:
+        if source is not None and not client.body_is_complete:
             client.closing = True
         begin = b"%b%b%b%b\r\n" % (head.start_line, lines, own_lines, client.connection_line)
-        if first:
+        if first and self._reader is not None:
             self._reader.feed(first)
             self._last = first
-        self._is_sse = head.content_type == _EVENTS
-        source = answer.connection
         if source is None:
-            self._finish(begin, first, answer.raw)
+            self._finish(begin, first, raw)
             return
         self._source = source
         source.listen(self)
         if client.write_paused:
             source.pause(True)
-        client.write(begin + self._framed(first, answer.raw))
-        self._patience()
+        client.write(begin + self._framed(first, raw))
+        if self._mode == _RAW and self._reader is not None:
+            source.shortcut(self._write)
+        self._look_again()
 
     def answer(self, connection: Connection) -> None:
         """The backend's next bytes."""
         payload = connection.payload
-        if payload:
-            self._reader.feed(payload)
-            self._last = payload if len(payload) >= 4 else (self._last + payload)[-4:]
+        self._progress += 1
+        if self._reader is not None:
+            self._catch_up(connection)
+            if payload:
+                self._reader.feed(payload)
+                self._last = payload if len(payload) >= 4 else (self._last + payload)[-4:]
         if connection.ended:
             self._finish(b"", payload, connection.raw)
             return
         piece = connection.raw if self._mode == _RAW else self._framed(payload, connection.raw)
         if piece:
             self._write(piece)
-            # In place of `_patience`: the timer only ever moves to later here.
-            at = self._timer.now() + self._idle_s
-            self._timer.at = at if at < self._end_at else self._end_at
+
+    def _catch_up(self, connection: Connection) -> None:
+        """Read what took the shortcut."""
+        kept = connection.kept
+        if kept:
+            assert self._reader is not None
+            self._progress += len(kept)
+            self._reader.feed(b"".join([payload_of(chunk) for chunk in kept]))
+            self._last = kept[-1][-6:-2]
+            connection.kept = []
+
+    def timer(self) -> bool:
+        """The connection's timer fired. Returns True when the answer stalls, else looks again later."""
+        source, now = self._source, self._timer.now()
+        progress = self._progress + (len(source.kept) if source is not None else 0)
+        if progress != self._seen:
+            self._seen = progress
+            self._moved_at = now
+        if now >= min(self._moved_at + self._idle_s, self._end_at):
+            return True
+        self._look_again()
+        return False
 
     def lost(self, error: BackendLost) -> None:
         """The backend broke off."""
@@ -122,21 +146,23 @@ class Relay:
         """The client takes no more for now; or it does again."""
         if self._source is not None:
             self._source.pause(paused)
-            self._patience()
+            self._progress += 1  # the client took something, or has just ceased to
 
     def cancel(self) -> None:
         """The client is gone: so is the reason to work."""
         source, self._source = self._source, None
         if source is not None:
+            if self._reader is not None:
+                self._catch_up(source)
             source.drop()
 
     def break_off(self, reason: str, message: str | None = None, code: str = "stream_broken") -> None:
         """End an incomplete answer: an event stream with an error event, anything else incomplete."""
         source = self._source
         assert source is not None
-        self.cancel()
         end = None
-        if self._is_sse:
+        self.cancel()
+        if self._reader is not None:
             text = message or f"The backend broke off in the middle of its answer: {reason}."
             end = self._last_word(source, error_event(text, code, self._last[-4:]))
         self._done(reason)
@@ -156,7 +182,8 @@ class Relay:
     def _finish(self, begin: bytes, payload: bytes, raw: bytes) -> None:
         """The backend's answer is complete, `payload` being its last bytes."""
         self._source = None
-        broken = "the stream ended without a finish" if self._reader.cut_short else None
+        cut_short = self._reader is not None and self._reader.cut_short
+        broken = "the stream ended without a finish" if cut_short else None
         end = self._framed(payload, raw)
         if broken is not None and (self._mode != _PLAIN or self._client.closing):
             message = f"The backend broke off in the middle of its answer: {broken}."
@@ -189,6 +216,6 @@ class Relay:
             return b"%x\r\n%b\r\n" % (len(payload), payload) if payload else b""
         return payload
 
-    def _patience(self) -> None:
+    def _look_again(self) -> None:
         timer = self._timer
-        timer.set_at(min(timer.now() + self._idle_s, self._end_at))
+        timer.set_at(min(timer.now() + self._idle_s / 4, self._end_at))

@@ -7,12 +7,18 @@ follows in the same packet is never looked at too early. Every length that could
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
 import httptools
 
-from tuna_router.dataplane.headers import Headers
+from tuna_router.auth import key_of
+from tuna_router.dataplane.headers import SIDE_EFFECTS, Headers, upstream_lines
+
+if TYPE_CHECKING:
+    from tuna_router.dataplane.route import Route
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_HEADERS: Final = 200
@@ -28,8 +34,12 @@ _READ_HERE: Final = frozenset(
         b"authorization",
         b"x-api-key",
         b"x-request-id",
+        SIDE_EFFECTS,
     }
 )
+_LENGTH: Final = re.compile(rb"\r\n(?i:content-length):[ \t]*([0-9]{1,15})[ \t]*\r\n")
+_REMEMBERED_BYTES: Final = 2048
+_MOST_ROUTES: Final = 16
 _CONNECTION_WORDS: Final = frozenset({b"keep-alive", b"close", b"upgrade", b""})
 
 
@@ -44,21 +54,23 @@ class BadRequest(Exception):
 
 
 class RequestHead:
-    """One request's head.
+    """A request's head, but for the length of its body: requests that differ in nothing else share one.
 
-    `headers` are lower-case names and values in their order; `length` is the body's (0 without one, None
-    for a chunked one); `nominated` are the headers that `Connection` makes this hop's own.
+    `headers` are lower-case names and values in their order; `nominated` are the headers that
+    `Connection` makes this hop's own; `key` is the client's key for this router.
     """
 
     __slots__ = (
+        "_begins",
         "expects_continue",
         "framed",
         "headers",
         "http10",
         "keep_alive",
-        "length",
+        "key",
         "method",
         "nominated",
+        "once",
         "special",
         "target",
     )
@@ -74,8 +86,11 @@ class RequestHead:
         self.expects_continue = False
         self.framed = False
         """True when the client said how long its body is, be it of no length."""
-        self.length: int | None = 0
         self.nominated: frozenset[bytes] = frozenset()
+        self.key: bytes | None = None
+        self.once = False
+        """True for a request that is never sent again, whatever came of it."""
+        self._begins: dict[Route, bytes] = {}
 
     def on_url(self, url: bytes) -> None:
         """httptools' callback."""
@@ -101,6 +116,16 @@ class RequestHead:
         elif name in (b"content-length", b"transfer-encoding", b"host", b"expect"):
             raise BadRequest(400, f"Two {name.decode()} headers.")
 
+    def begins(self, route: Route) -> bytes:
+        """This request as it begins at a backend, up to the headers that differ from request to request."""
+        begins = self._begins.get(route)
+        if begins is None:
+            if len(self._begins) >= _MOST_ROUTES:
+                self._begins.clear()  # mostly of configurations that are gone
+            lines = upstream_lines(self.headers, route.own_names, self.key, nominated=self.nominated)
+            begins = self._begins[route] = route.request(self.method, self.target, lines)
+        return begins
+
     @property
     def path(self) -> bytes:
         """The target without its query, as the client wrote it."""
@@ -118,8 +143,31 @@ class RequestHead:
         return self.method not in _BODILESS
 
 
-def parse_request_head(data: bytes) -> RequestHead:
-    """Read a head, from the first byte to the empty line. Raises BadRequest."""
+def read_request_head(data: bytes) -> tuple[RequestHead, int | None]:
+    """`parse_request_head`, remembered: a client's heads differ in little more than the content-length.
+
+    What is looked up is the whole head with that one number made 0, so that nothing else is taken for granted.
+    """
+    if len(data) > _REMEMBERED_BYTES:
+        return parse_request_head(data)
+    found = _LENGTH.search(data)
+    if found is None:
+        return _remembered(data)
+    start, end = found.span(1)
+    head, length = _remembered(b"%b0%b" % (data[:start], data[end:]))
+    return head, length if length is None else int(data[start:end])
+
+
+@lru_cache(maxsize=256)
+def _remembered(data: bytes) -> tuple[RequestHead, int | None]:
+    return parse_request_head(data)
+
+
+def parse_request_head(data: bytes) -> tuple[RequestHead, int | None]:
+    """Read a head, from the first byte to the empty line; with it the length of the body (None: chunked).
+
+    Raises BadRequest.
+    """
     head = RequestHead()
     parser = httptools.HttpRequestParser(head)
     try:
@@ -147,14 +195,16 @@ def parse_request_head(data: bytes) -> RequestHead:
     if len(head.headers) > MAX_HEADERS:
         raise BadRequest(431, f"More than {MAX_HEADERS} headers.", "headers_too_large")
     head.http10 = version == "1.0"
-    _frame(head)
-    return head
+    head.key = key_of(head.special)
+    head.once = head.special.get(SIDE_EFFECTS, b"false").lower() not in (b"false", b"0", b"no")
+    return head, _frame(head)
 
 
-def _frame(head: RequestHead) -> None:
-    """What the headers say about the body and the connection."""
+def _frame(head: RequestHead) -> int | None:
+    """What the headers say about the body and the connection; returns the body's length."""
     special = head.special
     length = special.get(b"content-length")
+    size: int | None = 0
     coding = special.get(b"transfer-encoding")
     if b"host" not in special and not head.http10:
         raise BadRequest(400, "No host header.")
@@ -165,12 +215,12 @@ def _frame(head: RequestHead) -> None:
             raise BadRequest(501, "The only transfer-encoding here is chunked.")
         if head.http10:
             raise BadRequest(400, "HTTP/1.0 has no transfer-encoding.")
-        head.length = None
+        size = None
         head.framed = True
     elif length is not None:
         if not length.isdigit() or len(length) > 15:
             raise BadRequest(400, "The content-length is no length.")
-        head.length = int(length)
+        size = int(length)
         head.framed = True
     connection = special.get(b"connection")
     words: frozenset[bytes] = frozenset()
@@ -186,3 +236,4 @@ def _frame(head: RequestHead) -> None:
         if expect.lower() != b"100-continue":
             raise BadRequest(417, "The only expectation here is 100-continue.")
         head.expects_continue = not head.http10
+    return size

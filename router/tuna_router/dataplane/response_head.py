@@ -12,6 +12,8 @@ import httptools
 from tuna_router.dataplane.headers import HOP_BY_HOP, Headers
 
 MAX_HEAD_BYTES: Final = 64 * 1024
+WHOLE_CAP_BYTES: Final = 1024 * 1024
+"""JSON answers up to this size are taken whole before anything is sent, so that half of one is retried."""
 _REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 _NOT_DOWNSTREAM: Final = HOP_BY_HOP | {b"x-tuna-backend", b"x-tuna-attempts", b"x-request-id"}
 _READ_HERE: Final = frozenset(
@@ -42,12 +44,18 @@ class ResponseHead:
         "_passed",
         "content_type",
         "framing",
+        "is_bodiless",
+        "is_odd",
+        "is_retryable",
         "keep_alive",
         "length",
         "lines",
         "reason",
         "special",
+        "start",
         "status",
+        "streams",
+        "whole",
     )
 
     def __init__(self) -> None:
@@ -60,6 +68,18 @@ class ResponseHead:
         self.keep_alive = False
         self.content_type = b""
         self.lines = b""
+        self.start = b""
+        """The first line and `lines` without a length, for a body that is sent whole with a length of our own."""
+        self.is_bodiless = False
+        """True for a status that never has a body, and so no length."""
+        self.is_odd = False
+        """True for a status that ends no request."""
+        self.is_retryable = False
+        """True for 408, 429 and every 5xx (vLLM's drain is a 500): another backend may do better."""
+        self.whole = False
+        """True for an answer that is better taken whole, see WHOLE_CAP_BYTES."""
+        self.streams = False
+        """True for an event stream."""
 
     def on_status(self, reason: bytes) -> None:
         """httptools' callback."""
@@ -79,25 +99,12 @@ class ResponseHead:
             elif low in (b"content-length", b"transfer-encoding"):
                 raise BadAnswer("two lengths")
 
-    @property
-    def needs_length(self) -> bool:
-        """True for an answer without a body that does not say so."""
-        return self.status not in (204, 304) and b"content-length" not in self.special
-
     def keep(self, dropped: frozenset[bytes]) -> None:
         """Settle `lines`: all that may go to a client but these."""
-        lines = [line for low, line in self._passed if low not in dropped]
-        if lines:
-            lines.append(b"")
-            self.lines = b"\r\n".join(lines)
-
-    @property
-    def lines_without_length(self) -> bytes:
-        """`lines` for a body that is sent whole, with a length of our own."""
-        if b"content-length" not in self.special:
-            return self.lines
-        return b"".join(
-            line for line in self.lines.splitlines(keepends=True) if not line.lower().startswith(b"content-length:")
+        kept = [(low, line) for low, line in self._passed if low not in dropped]
+        self.lines = b"".join([b"%b\r\n" % line for _, line in kept])
+        self.start = self.start_line + b"".join(
+            [b"%b\r\n" % line for low, line in kept if low != b"content-length"]
         )
 
     @property
@@ -145,7 +152,7 @@ def _frame(head: ResponseHead, *, http10: bool, to_head: bool) -> None:
         raise BadAnswer("a length that is none")
     if coding is not None and (coding.lower() != b"chunked" or http10):
         raise BadAnswer("a transfer-encoding that is not chunked")
-    bodiless = head.status in (204, 304)
+    bodiless = head.is_bodiless = head.status in (204, 304)
     if to_head or bodiless or 100 <= head.status < 200:
         head.framing = Framing.NONE
     elif coding is not None:
@@ -162,3 +169,11 @@ def _frame(head: ResponseHead, *, http10: bool, to_head: bool) -> None:
     if bodiless:
         dropped |= {b"content-length"}  # it speaks of a body that is not sent
     head.keep(dropped)
+    head.is_odd = not 200 <= head.status < 600
+    head.is_retryable = head.status in (408, 429) or head.status >= 500
+    head.streams = head.content_type == b"text/event-stream"
+    head.whole = (
+        head.content_type == b"application/json"
+        and head.framing in (Framing.LENGTH, Framing.CHUNKED)
+        and head.length <= WHOLE_CAP_BYTES
+    )

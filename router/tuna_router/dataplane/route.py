@@ -36,8 +36,14 @@ class Route:
         self.backend_line = f"x-tuna-backend: {settings.name}\r\n".encode()
 
     def request(self, method: bytes, target: bytes, lines: bytes) -> bytes:
-        """A request's head up to its framing: `lines` ends with what says how long the body is."""
-        return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method, joined(self.base, target), self.host_line, lines)
+        """A request's head with this backend's own headers, up to where `lines` end."""
+        return b"%b %b HTTP/1.1\r\n%b%b%b" % (
+            method,
+            joined(self.base, target),
+            self.host_line,
+            lines,
+            self.own_lines,
+        )
 
 
 def joined(base: bytes, target: bytes) -> bytes:

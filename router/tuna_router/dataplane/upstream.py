@@ -97,10 +97,8 @@ class Upstream:
         Raises TimeoutError, BackendLost, or ValueError when the answer is above `cap_bytes`.
         """
         route = Route(backend, url)
-        lines = route.own_lines
-        if body:
-            lines += b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
-        request = route.request(method.encode(), b"" if route.base else b"/", lines)
+        lines = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body) if body else b""
+        request = route.request(method.encode(), b"" if route.base else b"/", lines) + b"\r\n"
         fetch = _Fetch([request, body] if body else [request], cap_bytes)
         dialling = None
         try:
