@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,16 +13,19 @@ from tuna_router.errors import RouterError
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
     """Run a router until it is told to stop. Returns the exit code."""
-    from tuna_router.command import parse, prepare
+    from tuna_router.command import parse, prepare, state_path
 
     try:
         options = parse(sys.argv[1:] if argv is None else list(argv))
-        launch = prepare(options, os.environ if environ is None else environ)
-        logging.basicConfig(
-            level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
+        env = dict(os.environ if environ is None else environ)
+        launch = prepare(options, env)
+        from tuna_router.access_log import AccessLog
         from tuna_router.app import Router
+        from tuna_router.log_lines import log_to_stderr
         from tuna_router.serving import bind, serve_until_stopped
+
+        as_json = options.log_format == "json"
+        log_to_stderr(options.log_level.upper(), as_json=as_json)
 
         sock = bind(options.host, options.port)
 
@@ -34,12 +36,16 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
                 save_to=launch.save_to,
                 not_saved=launch.not_saved,
             )
+            if options.access_log is not None:
+                router.core.access_log = AccessLog(options.access_log, as_json=as_json)
             await serve_until_stopped(
                 router,
                 sock,
                 host=options.host,
                 port_file=options.port_file,
                 shutdown_timeout_s=options.shutdown_timeout_s,
+                state=state_path(options),
+                reread=None if options.config is None else lambda: prepare(options, env).settings,
             )
 
         # What was imported lives as long as the process: the collector need not look at it again.

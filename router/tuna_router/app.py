@@ -8,19 +8,24 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from tuna_router.admission import Ticket
 from tuna_router.asgi import Application, AsgiCall
 from tuna_router.auth import Role
 from tuna_router.core import Core
-from tuna_router.dataplane.admit import Refusal, admit, unauthorized
+from tuna_router.dataplane.admit import admit, unauthorized
 from tuna_router.dataplane.client import ClientConnection, Handler
+from tuna_router.dataplane.event_stream import EventStream
 from tuna_router.dataplane.exchange import Exchange
 from tuna_router.dataplane.headers import own_lines, request_id_of
+from tuna_router.dataplane.queued import full, queued
 from tuna_router.dataplane.refuse import refuse
 from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.envelope import error_body
 from tuna_router.fleet import LiveBackend
 from tuna_router.health import health
+from tuna_router.keys import LiveKey
 from tuna_router.meter import SAMPLE_S
+from tuna_router.refusal import Refusal
 from tuna_router.settings import Settings
 from tuna_router.watch import Watchers
 
@@ -61,9 +66,9 @@ class Router:
         await self.core.upstream.aclose()
         self.core.wheel.stop()
 
-    async def configure(self, settings: Settings) -> None:
+    async def configure(self, settings: Settings, *, save: bool = True) -> None:
         """Change the configuration. Raises SettingsError when it can't be saved."""
-        self.core.configure(settings)
+        self.core.configure(settings, save=save)
         async with self._configure_lock:
             await self._watchers.follow(self.core.fleet.spots)
 
@@ -74,19 +79,47 @@ class Router:
             path = head.plain_path
             if path == b"/router/health":
                 return self._health(client, head)
+            if path == b"/router/events":
+                return self._events(client, head)
             if path in (b"/metrics", b"/router") or path.startswith(b"/router/"):
                 return self._control_plane(client, head, path)
         core = self.core
         request_id = request_id_of(head.special.get(b"x-request-id"))
         if client.length is not None and client.length > core.settings.body_limit_bytes:
+            core.counts.refused.add(("body_too_large",))
             body = error_body("The request's body is too large.", "invalid_request_error", "body_too_large")
             client.answer(413, body, own_lines(b"", 0, request_id))
             return None
         admitted = admit(core, head.key)
         if isinstance(admitted, Refusal):
-            lines = admitted.lines + own_lines(b"", 0, request_id)
-            return refuse(client, head, Refusal(admitted.status, admitted.body, lines))
+            return refuse(client, head, _with_own_lines(admitted, request_id))
+        if isinstance(admitted, LiveKey):
+            return self._wait(client, head, request_id, admitted)
         return Exchange(core, client, head, request_id, admitted)
+
+    def _wait(
+        self, client: ClientConnection, head: RequestHead, request_id: bytes, live: LiveKey
+    ) -> Handler | None:
+        core = self.core
+
+        def begin(ticket: Ticket) -> Handler:
+            return Exchange(core, client, head, request_id, ticket)
+
+        def give_up(refusal: Refusal) -> None:
+            core.meter.rejected += 1
+            core.events.publish_seldom("limit", "", {"key": None, "reason": "queue_timeout"})
+            refusal = _with_own_lines(refusal, request_id)
+            client.answer(refusal.status, refusal.body, refusal.lines)
+
+        batch = dict(head.headers).get(b"x-tuna-priority", b"").lower() == b"batch"
+        handler = queued(core, client, live, begin, give_up, batch=batch)
+        if handler is None:
+            core.meter.rejected += 1
+            core.counts.refused.add(("concurrency_limit",))
+            core.events.publish_seldom("limit", "", {"key": None, "reason": "concurrency_limit"})
+            return refuse(client, head, _with_own_lines(full(core), request_id))
+        live.enter()
+        return handler
 
     def _health(self, client: ClientConnection, head: RequestHead) -> Handler | None:
         if head.method not in (b"GET", b"HEAD"):
@@ -95,6 +128,13 @@ class Router:
         return refuse(
             client, head, Refusal(200, json.dumps(health(self.core)).encode(), b"cache-control: no-store\r\n")
         )
+
+    def _events(self, client: ClientConnection, head: RequestHead) -> Handler | None:
+        key = head.key
+        if self.core.guard.role(key) < Role.CLIENT:
+            self.core.meter.unauthorized += 1
+            return refuse(client, head, unauthorized(key is not None))
+        return EventStream(self.core.events, client, head)
 
     def _control_plane(self, client: ClientConnection, head: RequestHead, path: bytes) -> Handler | None:
         core, key = self.core, head.key
@@ -129,6 +169,10 @@ class Router:
         self.core.upstream.sweep()
         self.core.meter.sample()
         self._sweeper.set(SAMPLE_S)
+
+
+def _with_own_lines(refusal: Refusal, request_id: bytes) -> Refusal:
+    return refusal._replace(lines=refusal.lines + own_lines(b"", 0, request_id))
 
 
 def _from_another_site(head: RequestHead) -> bool:

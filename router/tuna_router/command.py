@@ -63,6 +63,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--port-file", type=Path, metavar="PATH", help="write pid, port and url there when listening"
     )
     parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="FILE",
+        help="totals, spending and what was learned of backends (default: beside --config, if that is given)",
+    )
+    parser.add_argument("--access-log", metavar="FILE", help="a line for each request; - for stdout")
+    parser.add_argument("--log-format", choices=("text", "json"), default="text", help="of both logs")
+    parser.add_argument(
         "--shutdown-timeout-s",
         type=_seconds,
         default=10.0,
@@ -95,6 +103,14 @@ def prepare(options: argparse.Namespace, environ: Mapping[str, str]) -> Launch:
         settings = dataclasses.replace(settings, max_concurrency=options.max_concurrency)
     launch = Launch(settings, options.no_auth, options.config)
     return launch if options.no_auth else _with_key(launch, options, environ)
+
+
+def state_path(options: argparse.Namespace) -> Path | None:
+    """Where what is learned is kept: `--state`, else beside `--config`, else nowhere."""
+    if options.state is not None:
+        return Path(options.state)
+    config = options.config
+    return None if config is None else Path(config).with_name(f"{Path(config).stem}.state.json")
 
 
 def _of_kind(kind: Kind, urls: Sequence[str], known: Sequence[BackendSettings]) -> list[BackendSettings]:
@@ -134,11 +150,11 @@ def _with_key(launch: Launch, options: argparse.Namespace, environ: Mapping[str,
             )
     elif environ.get("API_KEY"):
         key = environ["API_KEY"]
-    if key is not None and sha256_hex(key) not in settings.api_key_sha256:
+    if key is not None and sha256_hex(key) not in {known.sha256 for known in settings.all_keys}:
         mine = sha256_hex(key)
         settings = dataclasses.replace(settings, api_key_sha256=(mine, *settings.api_key_sha256))
         return dataclasses.replace(launch, settings=settings, not_saved=(mine,))
-    if not settings.api_key_sha256 and not settings.admin_key_sha256:
+    if not settings.all_keys:
         raise UsageError(
             "no API key is configured",
             "--api-key-env NAME names the variable that holds one; --no-auth lets everyone in",

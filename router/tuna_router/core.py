@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 from tuna_router import state
+from tuna_router.access_log import AccessLog
 from tuna_router.admission import Admission
-from tuna_router.auth import Guard
+from tuna_router.backend_urls import is_metadata_service
+from tuna_router.counts import Counts
 from tuna_router.dataplane.upstream import Upstream
 from tuna_router.dataplane.wheel import Wheel
 from tuna_router.dataplane.wish import Wishes
+from tuna_router.events import Changes, Events
 from tuna_router.fleet import Fleet
-from tuna_router.meter import Meter
+from tuna_router.keys import Guard
+from tuna_router.ledger import Ledger, is_billed
+from tuna_router.meter import Meter, StateChange
 from tuna_router.retry import RetryBudget
-from tuna_router.settings import Settings
+from tuna_router.settings import Kind, Settings
+from tuna_router.snapshot import Snapshots
+from tuna_router.spot import SpotState
+from tuna_router.totals import Totals
+
+_log = logging.getLogger("tuna_router")
+_KEPT_CHANGES = 200
 
 
 class Core:
@@ -39,29 +51,57 @@ class Core:
         self.open_door = open_door
         self.clock = clock
         self.meter = Meter(clock, wall)
-        self.admission = Admission(settings.max_concurrency)
+        self.totals = Totals(self.meter)
+        self.counts = Counts()
+        self.guard = Guard()
+        self.ledger = Ledger(clock, wall)
+        self.admission = Admission(settings.max_concurrency, settings.max_queue)
+        self.meter.changes = Changes(self._state_changed, maxlen=_KEPT_CHANGES)
         self.fleet = Fleet(self.meter)
         self.retries = RetryBudget(settings.retry_ratio, settings.retry_burst)
         self.upstream = Upstream()
         self.wheel = Wheel(clock=clock)
+        self.events = Events(clock, wall, self.wheel.timer, Snapshots(self).take)
+        self.access_log: AccessLog | None = None
         self._save_to = save_to
         self._not_saved = frozenset(not_saved)
         self._take(settings)
 
-    def configure(self, settings: Settings) -> None:
+    def configure(self, settings: Settings, *, save: bool = True) -> None:
         """Change the configuration: first the file, so that nothing runs that a restart would forget.
 
-        Raises SettingsError when the file can't be written; then nothing has changed.
+        `save` is False for what was just read from it. Raises SettingsError when the file can't be
+        written; then nothing has changed.
         """
-        if self._save_to is not None:
+        if save and self._save_to is not None:
             kept = tuple(key for key in settings.api_key_sha256 if key not in self._not_saved)
             state.save(self._save_to, dataclasses.replace(settings, api_key_sha256=kept))
+        before = {item.name: item.url for item in self.settings.backends}
         self._take(settings)
+        after = {item.name: item.url for item in settings.backends}
+        for name in before.keys() | after.keys():
+            if before.get(name) != after.get(name):
+                what = "removed" if name not in after else "added" if name not in before else "changed"
+                self.events.publish("backend", {"backend": name, "change": what})
+
+    def _state_changed(self, change: StateChange) -> None:
+        """A spot backend changed its state."""
+        self.ledger.billed(change.backend, is_billed(Kind.SPOT, change.target), self.meter.clock())
+        self.events.publish("state", change.to_json())
+        if change.source == SpotState.READY and change.target != SpotState.COLD:
+            # COLD is a fleet that went to sleep; anything else was taken away, with or without notice.
+            self.counts.preemptions.add((change.backend,))
+            self.events.publish("preemption", {"backend": change.backend, "reason": change.reason})
 
     def _take(self, settings: Settings) -> None:
         self.settings = settings
-        self.guard = Guard(settings.api_key_sha256, settings.admin_key_sha256, open_door=self.open_door)
-        self.admission.limit = settings.max_concurrency
+        for item in settings.backends:
+            if is_metadata_service(item.url):
+                _log.warning("backend %s is a metadata service: it has this machine's credentials", item.name)
+        now = self.meter.clock()
+        self.guard.configure(settings.all_keys, open_door=self.open_door, now=now)
+        self.ledger.configure(settings.backends, now)
         self.retries.ratio, self.retries.burst = settings.retry_ratio, settings.retry_burst
         self.wishes = Wishes(settings)
         self.fleet.configure(settings)
+        self.admission.resize(settings.max_concurrency, settings.max_queue)

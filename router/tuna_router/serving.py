@@ -9,23 +9,30 @@ import ipaddress
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
 
 from tuna_router.app import Router
 from tuna_router.dataplane.client import ClientConnection
+from tuna_router.envelope import error_body
 from tuna_router.errors import RouterError
+from tuna_router.settings import Settings
 from tuna_router.state import write_private
+from tuna_router.state_file import state_file
 
 _log = logging.getLogger("tuna_router.serving")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 BACKLOG = 4096
 _LAST_WORD_S = 1.0
 _LOOK_S = 0.02
+_MOST_FILES = 1 << 18
+_OTHER_FILES = 100
+_FEWEST_CONNECTIONS = 64
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -64,18 +71,47 @@ def _is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
+def most_connections() -> int:
+    """How many clients may be connected: half of the files that this process may have open, since a request
+    has a connection on either side. Raises the soft limit to the hard one first, as most servers do."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return max((soft - _OTHER_FILES) // 2, _FEWEST_CONNECTIONS)
+
+
+class _TooMany(asyncio.Protocol):
+    """A connection above the limit: told so and closed, before it asks anything."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio's."""
+        assert isinstance(transport, asyncio.WriteTransport)
+        body = error_body("The router has its limit of connections.", "rate_limit_error", "connection_limit")
+        head = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
+        transport.write(b"%bcontent-length: %d\r\nconnection: close\r\n\r\n%b" % (head, len(body), body))
+        transport.close()
+
+
 class Server:
     """Accepts connections until told to stop; then lets finish what runs, for a while.
 
-    `stop` twice ends at once.
+    `stop` twice ends at once. `before_stop` is awaited when nothing more is accepted and all still runs:
+    the time to move streams elsewhere, out of `shutdown_timeout_s`.
     """
 
-    def __init__(self, router: Router, shutdown_timeout_s: float) -> None:
+    def __init__(
+        self, router: Router, shutdown_timeout_s: float, before_stop: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         self._router = router
         self._shutdown_timeout_s = shutdown_timeout_s
+        self._before_stop = before_stop
         self._stop = asyncio.Event()
         self._stop_at_once = asyncio.Event()
         self.connections = router.connections
+        self.most_connections = most_connections()
 
     def stop(self) -> None:
         """Accept nothing more, and return from `serve` when all is done."""
@@ -86,9 +122,14 @@ class Server:
     async def serve(self, sock: socket.socket) -> None:
         """Serve until stopped."""
         wheel, begin, connections = self._router.core.wheel, self._router.begin, self.connections
-        listening = await asyncio.get_running_loop().create_server(
-            lambda: ClientConnection(wheel, begin, connections), sock=sock, backlog=BACKLOG
-        )
+        most = self.most_connections
+
+        def accept() -> asyncio.Protocol:
+            if len(connections) >= most:
+                return _TooMany()
+            return ClientConnection(wheel, begin, connections)
+
+        listening = await asyncio.get_running_loop().create_server(accept, sock=sock, backlog=BACKLOG)
         try:
             await self._stop.wait()
         finally:
@@ -96,9 +137,14 @@ class Server:
             await self._finish()
 
     async def _finish(self) -> None:
+        ends_at = asyncio.get_running_loop().time() + self._shutdown_timeout_s
+        tell_systemd("STOPPING=1")
+        self._router.core.events.close()
         for connection in list(self.connections):
             connection.stop(now=False)
-        await self._gone(self._shutdown_timeout_s)
+        if self._before_stop is not None:
+            await self._first(self._before_stop)
+        await self._gone(max(ends_at - asyncio.get_running_loop().time(), 0.0))
         for connection in list(self.connections):
             connection.stop(now=True)
         await self._gone(_LAST_WORD_S)
@@ -106,12 +152,61 @@ class Server:
             connection.abort()
         await asyncio.sleep(0)
 
+    async def _first(self, before_stop: Callable[[], Awaitable[None]]) -> None:
+        """What is to be done while all still runs; given up when its time is over or it shall end at once."""
+        doing = asyncio.ensure_future(before_stop())
+        hurry = asyncio.create_task(self._stop_at_once.wait())
+        await asyncio.wait((doing, hurry), timeout=self._shutdown_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        doing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            try:
+                await doing
+            except Exception:  # noqa: BLE001  (it must not keep the router from ending)
+                _log.exception("what was to be done before the end failed")
+
     async def _gone(self, seconds: float) -> None:
         """Until no connection is left, at most `seconds`, or until it shall end at once."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self.connections and not self._stop_at_once.is_set():
                     await asyncio.sleep(_LOOK_S)
+
+
+class Reload:
+    """SIGHUP: the configuration file is read again, and the access log begins a new file.
+
+    `read` returns the new settings and raises RouterError; then the old ones stay.
+    """
+
+    def __init__(self, router: Router, read: Callable[[], Settings] | None) -> None:
+        self._router = router
+        self._read = read
+        self._task: asyncio.Task[None] | None = None
+
+    def __call__(self) -> None:
+        """Begin; a second time while it runs does nothing."""
+        if self._router.core.access_log is not None:
+            self._router.core.access_log.reopen()
+        if self._read is None:
+            _log.warning("SIGHUP: there is no --config to read again")
+        elif self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._reload(self._read))
+
+    async def stop(self) -> None:
+        """End it."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+
+    async def _reload(self, read: Callable[[], Settings]) -> None:
+        try:
+            settings = await asyncio.to_thread(read)
+            await self._router.configure(settings, save=False)
+        except RouterError as error:
+            _log.error("SIGHUP: %s; the configuration stays as it was (%s)", error.message, error.hint)
+        else:
+            _log.warning("SIGHUP: the configuration was read again")
 
 
 @contextlib.contextmanager
@@ -128,13 +223,31 @@ def signals_stop(server: Server) -> Generator[None, None, None]:
 
 
 async def serve_until_stopped(
-    router: Router, sock: socket.socket, *, host: str, port_file: Path | None, shutdown_timeout_s: float
+    router: Router,
+    sock: socket.socket,
+    *,
+    host: str,
+    port_file: Path | None,
+    shutdown_timeout_s: float,
+    state: Path | None = None,
+    reread: Callable[[], Settings] | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; then finish what runs, within `shutdown_timeout_s`."""
+    """Serve until SIGTERM or SIGINT; then finish what runs, within `shutdown_timeout_s`.
+
+    What is learned is kept in `state`; at SIGHUP the configuration is that of `reread`.
+    """
     server = Server(router, shutdown_timeout_s)
     port = sock.getsockname()[1]
     url = local_url(host, port)
+    memory, keeping = None, None
+    if state is not None:
+        memory = state_file(router.core, state)
+        memory.load()
+        keeping = asyncio.create_task(memory.keep(lambda: router.core.settings.state_interval_s))
     await router.start()
+    reload = Reload(router, reread)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, reload)
     try:
         if port_file is not None:
             card = {"pid": os.getpid(), "port": port, "host": host, "url": url, "started_at": time.time()}
@@ -142,12 +255,30 @@ async def serve_until_stopped(
         if router.core.open_door and not _is_loopback(sock.getsockname()[0]):
             _log.warning("without a key, everyone who reaches %s may use and change this router", url)
         print(f"tuna-router: listening on {url}", file=sys.stderr, flush=True)  # noqa: T201
+        tell_systemd("READY=1")
         with signals_stop(server):
             await server.serve(sock)
     finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+        await reload.stop()
         await router.stop()
+        if memory is not None and keeping is not None:
+            keeping.cancel()
+            await asyncio.wait((keeping,))
+            memory.save()
+        if router.core.access_log is not None:
+            router.core.access_log.close()
         if port_file is not None:
             _remove_own(port_file)
+
+
+def tell_systemd(message: str) -> None:
+    """Notify the service manager that started this process, if one did (sd_notify(3))."""
+    path = os.environ.get("NOTIFY_SOCKET")
+    if not path:
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.sendto(message.encode(), "\0" + path[1:] if path.startswith("@") else path)
 
 
 def _remove_own(port_file: Path) -> None:

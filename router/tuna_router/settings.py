@@ -15,6 +15,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from tuna_router.errors import SettingsError, did_you_mean
+from tuna_router.key_settings import KeySettings, key_to_json, parse_keys
 
 MASK: Final = "********"
 """Shown instead of a header's value; sent back in a POST, it means "unchanged"."""
@@ -95,6 +96,22 @@ class Settings:
     retry_burst: int = 500
     body_cap_bytes: int = 16 * 1024 * 1024
     body_limit_bytes: int = 1024 * 1024 * 1024
+    # Limits, keys, state
+    keys: tuple[KeySettings, ...] = field(default=(), repr=False)
+    max_queue: int = 100
+    queue_timeout_s: float = 10.0
+    state_interval_s: float = 30.0
+
+    @property
+    def all_keys(self) -> tuple[KeySettings, ...]:
+        """`keys`, and those of the two lists of hashes, named after the hash. A hash of `keys` wins."""
+        named = {item.sha256 for item in self.keys}
+        admins = set(self.admin_key_sha256)
+        return (
+            *self.keys,
+            *(KeySettings(f"admin:{h[:12]}", h, "admin") for h in self.admin_key_sha256 if h not in named),
+            *(KeySettings(f"key:{h[:12]}", h) for h in self.api_key_sha256 if h not in named | admins),
+        )
 
     @property
     def resume_cap_bytes(self) -> int:
@@ -184,9 +201,27 @@ def to_json(settings: Settings, *, mask: bool) -> dict[str, Any]:
         value = getattr(settings, item.name)
         if item.name == "backends":
             shown["backends"] = [backend_to_json(b, mask=mask) for b in value]
+        elif item.name == "keys":
+            shown["keys"] = [key_to_json(key) for key in value]
         else:
             shown[item.name] = list(value) if isinstance(value, tuple) else value
     return shown
+
+
+def keep_a_way_in(before: Settings, after: Settings, *, open_door: bool) -> None:
+    """Raises SettingsError where a change over the network would lock everyone out, or let everyone in."""
+    if not open_door and not after.all_keys:
+        raise SettingsError("this would remove the last key", "keep at least one hash")
+    if _has_admin(before) and not _has_admin(after):
+        # Without an admin key, client keys are admins.
+        raise SettingsError(
+            "this would remove the last admin key, and make every client an admin",
+            "add another admin key first, or edit the file and send SIGHUP",
+        )
+
+
+def _has_admin(settings: Settings) -> bool:
+    return any(key.role == "admin" for key in settings.all_keys)
 
 
 def backend_to_json(backend: BackendSettings, *, mask: bool) -> dict[str, Any]:
@@ -252,6 +287,10 @@ def _count(key: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10**12:
         raise SettingsError(f"{key} must be a whole number of at least 1, not {value!r}", f"for example {key}: 100")
     return value
+
+
+def _queue(key: str, value: object) -> int:
+    return 0 if value == 0 and not isinstance(value, bool) else _count(key, value)
 
 
 def _optional_count(key: str, value: object) -> int | None:
@@ -360,5 +399,7 @@ _SETTINGS_CHECKS: dict[str, Callable[[str, object], object]] = {
     "retry_burst": _count,
     "body_cap_bytes": _count,
     "body_limit_bytes": _count,
+    "keys": parse_keys,
+    "max_queue": _queue,
     **{f.name: _positive for f in dataclasses.fields(Settings) if f.name.endswith("_s")},
 }

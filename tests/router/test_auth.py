@@ -5,25 +5,36 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from tuna_router.auth import Guard, Role, key_of, sha256_hex
+from tuna_router.auth import Role, key_of, sha256_hex
+from tuna_router.keys import Guard
+from tuna_router.settings import parse_settings
 
 from .conftest import KEY, StartBackend, StartRouter
 
 CLIENT, ADMIN = sha256_hex("client"), sha256_hex("admin")
 
 
+def guard(clients: list[str], admins: list[str] | None = None, *, open_door: bool = False) -> Guard:
+    made = Guard()
+    settings = parse_settings({"api_key_sha256": clients, "admin_key_sha256": admins or []})
+    made.configure(settings.all_keys, open_door=open_door, now=0.0)
+    return made
+
+
 def test_client_keys_administrate_only_while_there_is_no_admin_key() -> None:
-    assert Guard([CLIENT]).role(b"client") is Role.ADMIN
-    assert Guard([CLIENT], [ADMIN]).role(b"client") is Role.CLIENT
-    assert Guard([CLIENT], [ADMIN]).role(b"admin") is Role.ADMIN
+    assert guard([CLIENT]).role(b"client") is Role.ADMIN
+    assert guard([CLIENT], [ADMIN]).role(b"client") is Role.CLIENT
+    assert guard([CLIENT], [ADMIN]).role(b"admin") is Role.ADMIN
+    assert guard([CLIENT], [CLIENT]).role(b"client") is Role.ADMIN, "in both lists"
 
 
 def test_nobody_gets_in_without_a_key_unless_the_door_is_open() -> None:
-    assert Guard([CLIENT]).role(None) is Role.NOBODY
-    assert Guard([CLIENT]).role(b"wrong") is Role.NOBODY
-    assert Guard([]).role(b"") is Role.NOBODY
-    assert Guard([], open_door=True).role(None) is Role.ADMIN
-    assert Guard([], [ADMIN], open_door=True).role(None) is Role.CLIENT
+    assert guard([CLIENT]).role(None) is Role.NOBODY
+    assert guard([CLIENT]).role(b"wrong") is Role.NOBODY
+    assert guard([]).role(b"") is Role.NOBODY
+    assert guard([], open_door=True).role(None) is Role.ADMIN
+    assert guard([], [ADMIN], open_door=True).role(None) is Role.CLIENT
+    assert guard([], [ADMIN], open_door=True).role(b"wrong") is Role.CLIENT
 
 
 def test_a_key_is_read_from_either_header() -> None:

@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 import tuna_router
+from tuna_router.auth import sha256_hex
 
 from .backends import Seen, Wire
 from .conftest import KEY, StartBackend
@@ -49,7 +50,8 @@ class Process:
 @contextmanager
 def started(tmp_path: Path, *flags: str, **env: str) -> Iterator[Process]:
     port_file = tmp_path / "port.json"
-    command = [sys.executable, "-m", "tuna_router", "--port", "0", "--port-file", str(port_file), *flags]
+    port = () if "--port" in flags else ("--port", "0")
+    command = [sys.executable, "-m", "tuna_router", *port, "--port-file", str(port_file), *flags]
     with subprocess.Popen(command, env=environment(**env), stderr=subprocess.PIPE, text=True) as process:
         try:
             deadline = time.monotonic() + 20
@@ -205,6 +207,98 @@ async def test_a_stream_that_outlives_the_shutdown_time_ends_with_an_error_event
         assert await asyncio.to_thread(router.process.wait, 10) == 0
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_sighup_reads_the_configuration_again_and_a_bad_one_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "router.json"
+    entry = {"name": "new", "sha256": sha256_hex("new"), "role": "admin"}
+    path.write_text('{"max_concurrency": 3}')
+    with started(tmp_path, "--config", str(path), API_KEY=KEY) as router:
+        assert router.get("/router/config").json()["max_concurrency"] == 3
+        text = json.dumps({"max_concurrency": 4, "keys": [entry]})
+        path.write_text(text)
+        router.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: router.get("/router/config", "new").status_code == 200)
+        assert router.get("/router/config", "new").json()["max_concurrency"] == 4
+        assert router.get("/router/stats").status_code == 200, "the key of the command line stays"
+        assert path.read_text() == text, "what was read is not written back"
+        path.write_text('{"max_concurency": 5}')
+        router.process.send_signal(signal.SIGHUP)
+        assert router.process.stderr is not None
+        while "did you mean" not in (line := router.process.stderr.readline()):
+            assert line
+        assert router.get("/router/config", "new").json()["max_concurrency"] == 4
+        assert router.end() == 0
+
+
+async def test_a_router_started_again_on_its_port_goes_on_where_it_was(
+    tmp_path: Path, start_backend: StartBackend
+) -> None:
+    backend = await start_backend()
+    config = tmp_path / "router.json"
+    config.write_text("{}")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    flags = ("--config", str(config), "--serverless", backend.url, "--port", port)
+
+    def live(requests: int) -> dict[str, int]:
+        with (
+            started(tmp_path, *flags, API_KEY=KEY) as router,
+            httpx.Client(trust_env=False, verify=False) as client,
+        ):
+            for _ in range(requests):  # on connections that the router closes: their ends stay in TIME_WAIT
+                assert client.get(router.url + "/v1/x", headers={"x-api-key": KEY}).status_code == 200
+            totals: dict[str, int] = router.get("/router/stats").json()["totals"]
+            assert router.end() == 0
+            return totals
+
+    assert (await asyncio.to_thread(live, 3))["finished"] == 3
+    assert (await asyncio.to_thread(live, 2))["finished"] == 5
+    state = tmp_path / "router.state.json"
+    assert stat.S_IMODE(state.stat().st_mode) == 0o600
+    assert KEY not in state.read_text()
+    state.write_text("not ours")
+    assert (await asyncio.to_thread(live, 1))["finished"] == 1
+    assert [p.read_text() for p in tmp_path.glob("*.unusable-*")] == ["not ours"]
+
+
+async def test_a_second_signal_ends_it_at_once(tmp_path: Path, start_backend: StartBackend) -> None:
+    async def endless(wire: Wire, seen: Seen) -> None:
+        await wire.stream_head()
+        await wire.token("one")
+        await wire.closed_by_peer()
+
+    backend = await start_backend(endless)
+    with started(tmp_path, "--no-auth", "--serverless", backend.url, "--shutdown-timeout-s", "600") as router:
+        async with (
+            httpx.AsyncClient(trust_env=False, verify=False) as client,
+            client.stream("POST", router.url + "/v1/completions", json={"stream": True}) as answer,
+        ):
+            pieces = answer.aiter_text()
+            await anext(pieces)
+            for _ in range(2):
+                router.process.send_signal(signal.SIGTERM)
+                await asyncio.sleep(0.1)
+            assert await asyncio.to_thread(router.process.wait, 10) == 0
+
+
+def test_systemd_is_told_when_it_listens_and_when_it_stops(tmp_path: Path) -> None:
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(str(path))
+        notify.settimeout(10)
+        with started(tmp_path, "--no-auth", NOTIFY_SOCKET=str(path)) as router:
+            assert notify.recv(100) == b"READY=1"
+            assert router.end() == 0
+            assert notify.recv(100) == b"STOPPING=1"
+
+
 @pytest.mark.parametrize(
     ("flags", "env", "code", "message"),
     [
@@ -278,6 +372,9 @@ def test_help_names_every_flag_of_the_contract() -> None:
         "--no-auth",
         "--config",
         "--port-file",
+        "--state",
+        "--access-log",
+        "--log-format",
     ):
         assert flag in result.stdout
 

@@ -1,22 +1,12 @@
-"""Admit: may this request come in? A key, then a place under the concurrency limit."""
+"""Admit: may this request come in? A key within its limits, then a place under the concurrency limit."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from tuna_router.admission import Ticket
-from tuna_router.auth import Role
 from tuna_router.core import Core
 from tuna_router.envelope import error_body
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An answer instead of service; `lines` are headers as they are on the wire."""
-
-    status: int
-    body: bytes
-    lines: bytes = b""
+from tuna_router.keys import LiveKey
+from tuna_router.refusal import Refusal
 
 
 def unauthorized(presented: bool) -> Refusal:
@@ -28,15 +18,26 @@ def unauthorized(presented: bool) -> Refusal:
     return Refusal(401, body, b"www-authenticate: Bearer\r\n")
 
 
-def admit(core: Core, key: bytes | None) -> Ticket | Refusal:
-    """A place for the request, to be left when it ends, or the answer that refuses it."""
-    if core.guard.role(key) < Role.CLIENT:
+def admit(core: Core, key: bytes | None) -> Ticket | LiveKey | Refusal:
+    """A place for the request, to be left when it ends; or the answer that refuses it.
+
+    Or, where there is no place, its key: the request may wait (`dataplane.queued`).
+    """
+    live = core.guard.find(key)
+    if live is None:
         core.meter.unauthorized += 1
         return unauthorized(key is not None)
-    ticket = core.admission.try_enter()
+    if live.limited:
+        now = core.meter.clock()
+        refusal = live.refusal(now, core.meter.wall())
+        if refusal is not None:
+            core.meter.rejected += 1
+            name = live.settings.name
+            core.events.publish_seldom("limit", name, {"key": name, "reason": live.last_reason})
+            return refusal
+        live.take(now)
+    ticket = core.admission.enter(live)
     if ticket is None:
-        core.meter.rejected += 1
-        message = f"The router already serves its limit of {core.admission.limit} requests."
-        body = error_body(message, "rate_limit_error", "concurrency_limit")
-        return Refusal(429, body, b"retry-after: 1\r\n")
+        return live
+    live.enter()
     return ticket

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from tuna_router.dataplane.admit import Refusal
 from tuna_router.dataplane.client import ClientConnection
 from tuna_router.dataplane.request_head import RequestHead
+from tuna_router.refusal import Refusal
 
 _READ_BYTES: Final = 256 * 1024
 _PATIENCE_S: Final = 10.0
