@@ -69,7 +69,7 @@ async def test_state_changes_preemptions_and_backends_are_told_and_a_snapshot_ea
     first = await events.until("snapshot")
     assert first["states"] == {"serverless": "READY", "spot": "READY"}
     assert first.keys() >= {"requests_per_s", "split", "in_flight", "waiting", "ttft_s", "usd_per_hour"}
-    await router.complete()
+    await router.complete(stream=True)
     busy = await events.until("snapshot", lambda data: data["requests_per_s"] > 0)
     assert busy["split"]["spot"] == 1
     assert busy["ttft_s"]["p50"] > 0

@@ -154,7 +154,7 @@ async def test_an_unknown_price_is_missing_and_not_nothing() -> None:
 async def test_answers_and_latencies_are_by_backend(start_backend: StartBackend, start_router: StartRouter) -> None:
     running = await start_router(await start_backend(), await start_backend())
     for _ in range(3):
-        assert (await running.complete()).status_code == 200
+        assert (await running.complete(stream=True)).status_code == 200
     text = (await running.client.get("/metrics")).text
     assert lint(text) == []
     found = families(text)
