@@ -26,11 +26,14 @@ class EngineProcess:
         self.folder = tempfile.TemporaryDirectory()
         self.port_file = Path(self.folder.name) / "port.json"
         self.log_path = Path(self.folder.name) / "log"
-        arguments = [*COMMAND, "--model", model, "--port", "0", "--port-file", str(self.port_file), *flags]
+        self.arguments = [*COMMAND, "--model", model, "--port", "0", "--port-file", str(self.port_file), *flags]
+        self.port = 0
+        self._start()
+
+    def _start(self) -> None:
         environment = {k: v for k, v in os.environ.items() if k != "VLLM_API_KEY"}
         with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen(arguments, stderr=log, env=environment)
-        self.port = 0
+            self.process = subprocess.Popen(self.arguments, stderr=log, env=environment)
 
     def __enter__(self) -> EngineProcess:
         deadline = time.monotonic() + 20
@@ -57,6 +60,13 @@ class EngineProcess:
     @property
     def log(self) -> str:
         return self.log_path.read_text()
+
+    def again(self) -> None:
+        """Another process like this one, which was killed; returns when it listens. Give `--port` a number."""
+        self.process.wait(10)
+        self.port_file.unlink(missing_ok=True)
+        self._start()
+        self.__enter__()
 
     def terminate(self) -> None:
         """SIGTERM, without waiting."""
