@@ -16,7 +16,7 @@ from tuna_router.dataplane.admit import admit, unauthorized
 from tuna_router.dataplane.client import ClientConnection, Handler
 from tuna_router.dataplane.event_stream import EventStream
 from tuna_router.dataplane.exchange import Exchange
-from tuna_router.dataplane.headers import own_lines, request_id_of
+from tuna_router.dataplane.headers import PRIORITY, own_lines, request_id_of
 from tuna_router.dataplane.queued import full, queued
 from tuna_router.dataplane.refuse import refuse
 from tuna_router.dataplane.request_head import RequestHead
@@ -111,7 +111,7 @@ class Router:
             refusal = _with_own_lines(refusal, request_id)
             client.answer(refusal.status, refusal.body, refusal.lines)
 
-        batch = dict(head.headers).get(b"x-tuna-priority", b"").lower() == b"batch"
+        batch = head.special.get(PRIORITY, b"").lower() == b"batch"
         handler = queued(core, client, live, begin, give_up, batch=batch)
         if handler is None:
             core.meter.rejected += 1

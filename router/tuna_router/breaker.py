@@ -88,11 +88,13 @@ class Breaker:
 
     def succeeded(self, began: float, now: float) -> None:
         """A request was answered well."""
-        self.answered(began, now)
-        if not self.open_until:
-            self._level = 0
-            self._in_a_row = 0
-            self._good += 1
+        if self.open_until:
+            self.answered(began, now)
+            if self.open_until:
+                return
+        self._level = 0
+        self._in_a_row = 0
+        self._good += 1
 
     def failed(self, began: float, now: float, open_s: float, *, at_once: bool) -> None:
         """A request failed; the first opening takes `open_s`. `at_once`: nobody was there."""

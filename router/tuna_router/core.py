@@ -57,7 +57,7 @@ class Core:
         self.ledger = Ledger(clock, wall)
         self.admission = Admission(settings.max_concurrency, settings.max_queue)
         self.meter.changes = Changes(self._state_changed, maxlen=_KEPT_CHANGES)
-        self.fleet = Fleet(self.meter)
+        self.fleet = Fleet(self.meter, self.ledger)
         self.retries = RetryBudget(settings.retry_ratio, settings.retry_burst)
         self.upstream = Upstream()
         self.wheel = Wheel(clock=clock)

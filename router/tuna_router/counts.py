@@ -14,7 +14,7 @@ class Counts:
         self.retries = Labelled()
         """(backend, reason): attempts that failed, and why, each followed by another or by the end."""
         self.resumes = Labelled()
-        """(outcome): streams that were continued (exact, text, failed) on another backend."""
+        """(outcome): streams that broke: continued (exact, ids, text, again), closed, refused, failed."""
         self.moves = Labelled()
         """(backend): streams moved away from it before it went."""
         self.preemptions = Labelled()

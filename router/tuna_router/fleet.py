@@ -9,6 +9,8 @@ from typing import Final
 
 from tuna_router.breaker import Breaker, Circuit
 from tuna_router.dataplane.route import Route
+from tuna_router.keys import LiveKey
+from tuna_router.ledger import Ledger
 from tuna_router.meter import Meter, Outcome, StateChange
 from tuna_router.policy import PLAIN, BackendView, Plan, Rules, Wish, choose
 from tuna_router.settings import BackendSettings, Kind, Settings
@@ -17,7 +19,6 @@ from tuna_router.spot import (
     ProbePassed,
     ReplicasSeen,
     RequestFailed,
-    RequestServed,
     SpotMachine,
     SpotState,
     Started,
@@ -28,7 +29,6 @@ from tuna_router.spot import (
 
 _BUSY_COOLDOWN_S = 1.0
 _log = logging.getLogger("tuna_router.fleet")
-_SERVED: Final = RequestServed()
 _TRAFFIC: Final = Traffic()
 _TRAFFIC_STEP_S: Final = 0.1
 """Machines are told of traffic this often: they count in seconds, and a request costs microseconds."""
@@ -37,10 +37,12 @@ _TRAFFIC_STEP_S: Final = 0.1
 class Attempt:
     """One request at one backend, counted until it is closed; only the first `close` counts."""
 
-    __slots__ = ("_open", "backend", "began", "epoch", "first_byte_at")
+    __slots__ = ("_key", "_open", "_share", "backend", "began", "epoch", "first_byte_at")
 
-    def __init__(self, backend: LiveBackend, now: float) -> None:
+    def __init__(self, backend: LiveBackend, now: float, key: LiveKey | None = None) -> None:
         self.backend = backend
+        self._key = key
+        self._share = backend.cost.begin(now)
         self.began = now
         self.epoch = backend.machine.epoch if backend.machine is not None else 0
         self.first_byte_at = 0.0
@@ -58,12 +60,14 @@ class Attempt:
         """True until it is closed."""
         return self._open
 
-    def close(self, outcome: Outcome, now: float) -> None:
-        """It ended."""
+    def close(self, outcome: Outcome, now: float, model: str = "") -> None:
+        """It ended; whoever asked for it is charged its share of what the backend costs."""
         if self._open:
             self._open = False
-            self.backend.in_flight -= 1
-            self.backend.tally.end(outcome, self.began, now)
+            backend = self.backend
+            backend.in_flight -= 1
+            backend.tally.end(outcome, self.began, now)
+            backend.ledger.close(self._share, now, self._key, model)
 
 
 class LiveBackend(BackendView):
@@ -72,10 +76,14 @@ class LiveBackend(BackendView):
     It *is* what the policy sees of it, kept current by what happens: nothing is copied for a decision.
     """
 
-    def __init__(self, settings: BackendSettings, machine: SpotMachine | None, meter: Meter) -> None:
+    def __init__(
+        self, settings: BackendSettings, machine: SpotMachine | None, meter: Meter, ledger: Ledger
+    ) -> None:
         super().__init__(settings.name, settings.kind, machine.state if machine is not None else None)
         self.machine = machine
         self.breaker = Breaker()
+        self.ledger = ledger
+        self.cost = ledger.backends[settings.name]
         self.last_error: str | None = None
         self.last_probe_at: float | None = None
         """Wall time of the last probe or poll."""
@@ -181,19 +189,19 @@ class LiveBackend(BackendView):
             self.breaker.answered(began, now)
             self.open_until = self.breaker.open_until
 
-    def served(self, attempt: Attempt) -> None:
+    def served(self, attempt: Attempt, now: float) -> None:
         """A request was answered well."""
-        now = self._clock()
         began = attempt.began
         self.learned.served(now - began)
         self.breaker.succeeded(began, now)
-        self.open_until = self.breaker.open_until
+        if self.open_until:
+            self.open_until = self.breaker.open_until
         self.busy_until = 0.0
         self.last_error = None
         if self.machine is None:
             self._container_answered(now)
         else:
-            self.machine.apply(_SERVED)  # which changes no state and no plan
+            self.machine.served(now)  # as `apply` of RequestServed, which changes no state and no plan
 
     def _container_answered(self, now: float) -> None:
         if not self.warm(now):
@@ -246,10 +254,11 @@ class LiveBackend(BackendView):
 class Fleet:
     """All backends. `configure` replaces the list and keeps what was learned of an unchanged backend."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter, ledger: Ledger) -> None:
         self.on_move: Callable[[LiveBackend], None] | None = None
         """Told when a backend's machine is about to go: what still runs there must move now."""
         self._meter = meter
+        self._ledger = ledger
         self._clock = meter.clock
         self._backends: dict[str, LiveBackend] = {}
         self._order: list[LiveBackend] = []
@@ -310,7 +319,7 @@ class Fleet:
                 machine = None
                 if item.kind is Kind.SPOT:
                     machine = SpotMachine(self._clock, timing, self._log(item.name))
-                backend = LiveBackend(item, machine, self._meter)
+                backend = LiveBackend(item, machine, self._meter, self._ledger)
                 backend.tell(Started())
             backend.breaker.cap_s = settings.cooldown_max_s
             self._backends[item.name] = backend

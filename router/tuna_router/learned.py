@@ -50,7 +50,9 @@ class Learned:
         """A request took this long, from its attempt's begin to its end, its wait in a queue included."""
         if self.ttft_s is not None and self.usual_ttft_s is not None:
             service_s -= max(self.ttft_s - self.usual_ttft_s, 0.0)
-        self.service_s = _mixed(self.service_s, max(service_s, 0.0), RECENT)
+        service_s = max(service_s, 0.0)
+        before = self.service_s
+        self.service_s = service_s if before is None else before + RECENT * (service_s - before)
         if self.error_share:
             self.error_share *= 1 - _ERROR_SHARE
 

@@ -204,8 +204,6 @@ class Meter:
         self.unauthorized = 0
         self.failovers = 0
         self.broken_streams = 0
-        self.moves = 0
-        self.resumes: dict[str, int] = {}
         self.window = Window(self.started_at)
         self.changes: deque[StateChange] = deque(maxlen=200)
 
@@ -215,10 +213,6 @@ class Meter:
         if tally is None or tally.kind is not kind:
             tally = self.backends[name] = Tally(kind)
         return tally
-
-    def resumed(self, outcome: str) -> None:
-        """A broken stream was continued (exact, ids, text, again), closed, or refused to be."""
-        self.resumes[outcome] = self.resumes.get(outcome, 0) + 1
 
     def gpu_seconds(self, kind: Kind) -> float:
         """Seconds in which a backend of this kind had at least one request running, added up."""

@@ -330,13 +330,13 @@ def _models(key: str, value: object) -> dict[str, str] | None:
     """Names as a list, or a mapping of public names to the backend's own."""
     if value is None:
         return None
-    given = {name: name for name in value} if isinstance(value, list | tuple) else _mapping(value, key)
-    for name in (*given, *given.values()):
+    pairs = [(name, name) for name in value] if isinstance(value, list | tuple) else _mapping(value, key).items()
+    for name in (name for pair in pairs for name in pair):
         if not isinstance(name, str) or not name:
             raise SettingsError(
                 f"{name!r} can't name a model", 'for example models: {"llama": "meta/Llama-3.1-8B"}'
             )
-    return {str(public): str(own) for public, own in given.items()}
+    return {str(public): str(own) for public, own in pairs}
 
 
 def _header_name(key: str, value: object) -> str | None:

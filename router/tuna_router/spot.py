@@ -211,7 +211,7 @@ class SpotMachine:
                 elif self.state is SpotState.READY and self.next_probe_at is None:
                     self.next_probe_at = self._clock() + self.timing.recheck_s
             case RequestServed():
-                self._last_served = self._clock()
+                self.served(self._clock())
             case Started():
                 if self.state is SpotState.COLD:
                     return self._enter(SpotState.WARMING, "looking whether it is there")
@@ -236,6 +236,10 @@ class SpotMachine:
             case Tick():
                 return self._tick()
         return None
+
+    def served(self, now: float) -> None:
+        """A client request was answered: as good as a probe."""
+        self._last_served = now
 
     def _replicas_seen(self, seen: ReplicasSeen) -> Transition | None:
         before, self.replicas = self.replicas, seen

@@ -14,7 +14,6 @@ from tuna_router.core import Core
 from tuna_router.dataplane.account import Account
 from tuna_router.meter import Outcome
 from tuna_router.settings import parse_settings
-from tuna_router.spend import Running
 from tuna_router.spot import ProbePassed, ReplicasSeen
 
 OUTCOMES = st.sampled_from(Outcome)
@@ -36,7 +35,6 @@ class Life:
     def __init__(self, ticket: Ticket, account: Account) -> None:
         self.ticket = ticket
         self.account = account
-        self.share: Running | None = None
 
 
 class Books(RuleBasedStateMachine):
@@ -52,7 +50,6 @@ class Books(RuleBasedStateMachine):
         self.lives: list[Life] = []
         self.waiting: list[Waiting] = []
         self.came = self.left = self.got = 0
-        self.paid = 0.0
         self.due = 0.0
 
     def _gets_its_place(self, ticket: Ticket) -> None:
@@ -60,7 +57,7 @@ class Books(RuleBasedStateMachine):
         self._admitted(ticket)
 
     def _admitted(self, ticket: Ticket) -> None:
-        self.lives.append(Life(ticket, Account(self.core.meter, self.now)))
+        self.lives.append(Life(ticket, Account(self.core.meter, self.now, ticket.key)))
 
     @rule(batch=st.booleans())
     def comes(self, batch: bool) -> None:
@@ -86,15 +83,13 @@ class Books(RuleBasedStateMachine):
         life = self.lives[which % len(self.lives)]
         self._end_attempt(life, ended)
         life.account.tries(self.core.fleet[name], self.now)
-        life.share = self.core.ledger.begin(name, self.now)
 
     @precondition(lambda self: self.lives)
     @rule(which=st.integers(0, 9), outcome=OUTCOMES, again=st.booleans())
     def ends(self, which: int, outcome: Outcome, again: bool) -> None:
         life = self.lives.pop(which % len(self.lives))
-        self._end_attempt(life, outcome)
         for _ in range(1 + again):
-            life.account.close(outcome, self.now)
+            life.account.close(outcome, self.now, "m")
             life.ticket.leave()
 
     @rule(seconds=st.floats(0, 100))
@@ -116,12 +111,9 @@ class Books(RuleBasedStateMachine):
 
     def _end_attempt(self, life: Life, outcome: Outcome) -> None:
         attempt = life.account.attempt
-        if attempt is None or life.share is None:
-            return
-        attempt.close(outcome, self.now)
-        attempt.close(Outcome.FAILED, self.now)
-        self.paid += self.core.ledger.close(life.share, self.now, self.key, "m")
-        assert life.share.close(self.now) == (0.0, 0.0)
+        if attempt is not None:
+            attempt.close(outcome, self.now, "m")
+            attempt.close(Outcome.FAILED, self.now, "m")
 
     @invariant()
     def every_request_and_attempt_is_in_one_counter(self) -> None:
@@ -148,11 +140,13 @@ class Books(RuleBasedStateMachine):
         costs = self.core.ledger.backends.values()
         running = 0.0
         for life in self.lives:
-            if life.share is not None and life.share._cost is not None:
-                running += life.share._cost.usd_each - life.share._usd_from
-        assert sum(c.requests_usd for c in costs) == pytest.approx(self.paid)
-        assert self.key.spent.total_usd == pytest.approx(self.paid)
-        assert self.paid + running + sum(c.idle_usd for c in costs) == pytest.approx(self.due)
+            attempt = life.account.attempt
+            if attempt is not None and attempt._share._cost is not None:
+                running += attempt._share._cost.usd_each - attempt._share._usd_from
+        paid = sum(c.requests_usd for c in costs)
+        assert self.key.spent.total_usd == pytest.approx(paid)
+        assert sum(usd for _, usd in self.core.ledger.models) == pytest.approx(paid)
+        assert paid + running + sum(c.idle_usd for c in costs) == pytest.approx(self.due)
 
 
 TestBooks = Books.TestCase

@@ -9,6 +9,7 @@ import pytest
 
 from tuna_router.breaker import Circuit
 from tuna_router.fleet import Attempt, Fleet, LiveBackend
+from tuna_router.ledger import Ledger
 from tuna_router.meter import Meter, Outcome
 from tuna_router.policy import Priority, Wish
 from tuna_router.settings import parse_settings
@@ -27,8 +28,11 @@ class Clock:
 
 def fleet(*backends: dict[str, Any], **configured: Any) -> tuple[Fleet, Clock]:
     clock = Clock()
-    made = Fleet(Meter(clock, clock))
-    made.configure(parse_settings({"backends": list(backends) or PAIR, **configured}))
+    ledger = Ledger(clock, clock)
+    made = Fleet(Meter(clock, clock), ledger)
+    settings = parse_settings({"backends": list(backends) or PAIR, **configured})
+    ledger.configure(settings.backends, clock.now)
+    made.configure(settings)
     for spot in made.spots:
         assert spot.machine is not None
         spot.tell(ProbePassed(spot.machine.begin_probe()))
@@ -46,7 +50,7 @@ def answered(backend: LiveBackend, clock: Clock, ttft_s: float, length_s: float 
     clock.now += ttft_s
     backend.first_byte(ttft_s)
     clock.now += length_s
-    backend.served(attempt)
+    backend.served(attempt, clock.now)
     attempt.close(Outcome.FINISHED, clock.now)
 
 
@@ -78,7 +82,7 @@ def test_a_spot_that_is_gone_is_passed_over_until_one_request_has_tried_it() -> 
     assert made.plan().names[0] == "serverless", "one at a time"
     spot.first_byte(0.0)
     assert made.plan().names[0] == "spot"
-    spot.served(trial)
+    spot.served(trial, clock.now)
     assert not spot.cooling
 
 

@@ -6,6 +6,7 @@ import re
 from typing import Final, Protocol
 
 from tuna_router.fleet import Attempt, LiveBackend
+from tuna_router.keys import LiveKey
 from tuna_router.meter import Meter, Outcome, Tokens
 
 _BATCH_BYTES: Final = 64 * 1024
@@ -51,10 +52,12 @@ def usage_of(data: bytes) -> Tokens | None:
 class Account:
     """The books of one request: opened when it is admitted, closed once; `attempt` is the one that runs."""
 
-    __slots__ = ("_meter", "_open", "attempt", "began", "reader", "tokens")
+    __slots__ = ("_meter", "_open", "attempt", "began", "first_byte_at", "key", "reader", "tokens")
 
-    def __init__(self, meter: Meter, now: float) -> None:
+    def __init__(self, meter: Meter, now: float, key: LiveKey | None = None) -> None:
         self._meter = meter
+        self.key = key
+        self.first_byte_at = 0.0
         self._open = True
         self.began = now
         self.attempt: Attempt | None = None
@@ -64,14 +67,14 @@ class Account:
 
     def tries(self, backend: LiveBackend, now: float) -> Attempt:
         """An attempt at a backend begins; the one before was closed."""
-        self.attempt = attempt = Attempt(backend, now)
+        self.attempt = attempt = Attempt(backend, now, self.key)
         return attempt
 
     def answers(self, status: int, now: float) -> None:
         """The first bytes of an answer are there."""
         attempt = self.attempt
         assert attempt is not None
-        attempt.first_byte_at = now
+        self.first_byte_at = attempt.first_byte_at = now
         attempt.backend.tally.answer(status)
 
     def streams(self, reader: Told, now: float) -> None:
@@ -89,7 +92,7 @@ class Account:
         attempt.first_byte_at = now
         attempt.backend.tally.ttft.add(now - attempt.began)
 
-    def close(self, outcome: Outcome, now: float) -> None:
+    def close(self, outcome: Outcome, now: float, model: str = "") -> None:
         """The request is over, however it ended: what it used so far was used."""
         if not self._open:
             return
@@ -98,10 +101,13 @@ class Account:
         if attempt is not None:
             if self.reader is not None:
                 self.tokens = self.reader.tokens()
-            if self.tokens is not _NONE:
-                self._meter.requests.use(self.tokens)
-                attempt.backend.tally.use(self.tokens)
-            attempt.close(outcome, now)
+            tokens = self.tokens
+            if tokens is not _NONE:
+                self._meter.requests.use(tokens)
+                attempt.backend.tally.use(tokens)
+                if self.key is not None:
+                    self.key.used(tokens.prompt, tokens.completion + tokens.estimated, now)
+            attempt.close(outcome, now, model)
         self._meter.requests.end(outcome, self.began, now)
 
 

@@ -163,10 +163,12 @@ class ClientConnection(asyncio.Protocol):
         """Write one whole answer, and finish; `start` is its first line and headers, without a length."""
         if self._state is _BODY:
             self.closing = True
-        length = len(body)
+        length, head = len(body), self.head
+        if self.closing or (head is not None and head.http10):
+            start += self.connection_line
         if self._to_head:
             body = b""
-        self.write(b"%bcontent-length: %d\r\n%b\r\n%b" % (start, length, self.connection_line, body))
+        self.write(b"%bcontent-length: %d\r\n\r\n%b" % (start, length, body))
         self.finish()
 
     def answer_head(self, status: int, lines: bytes, kind: str, length: int) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 from typing import Final, Protocol
 
 from tuna_router.dataplane.chunked import BadFraming, ChunkedBody, chunk_lengths
@@ -89,6 +90,7 @@ class Connection(asyncio.Protocol):
         "head",
         "idle_since",
         "kept",
+        "kept_at",
         "payload",
         "raw",
     )
@@ -109,7 +111,8 @@ class Connection(asyncio.Protocol):
         self.raw = b""
         self.ended = False
         self.kept: list[bytes] = []
-        """The chunks that went straight to `write`, see `shortcut`."""
+        """The chunks that went straight to `write`, see `shortcut`; `kept_at` is when, by time.monotonic()."""
+        self.kept_at: list[float] = []
         self._write: Callable[[bytes], object] | None = None
         self._begins = self._ends = b""
 
@@ -199,6 +202,7 @@ class Connection(asyncio.Protocol):
                 and len(kept) < MOST_KEPT
             ):
                 kept.append(data)
+                self.kept_at.append(monotonic())
                 write(data)
                 return
         listener = self._listener

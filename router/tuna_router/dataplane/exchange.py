@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from tuna_router.access_log import AccessLog, Entry
 from tuna_router.admission import Ticket
 from tuna_router.core import Core
 from tuna_router.dataplane.account import Account, Reader, begins_with_an_error, usage_of
@@ -54,6 +55,8 @@ class Exchange:
     _patience_s = 0.0
     _left_patience_s = 0.0
     _over = False
+    _status = 0
+    _told_bytes = 0
     _failures: tuple[str, ...] = ()
     wish: Wish = PLAIN
     _load_stays = False
@@ -67,7 +70,7 @@ class Exchange:
         self.head = head
         self.request_id = request_id
         self._ticket = ticket
-        self.account = Account(core.meter, now)
+        self.account = Account(core.meter, now, ticket.key)
         self.deadline = now + core.settings.request_timeout_s
         self._pieces: list[bytes] = []
         self._waiting: list[LiveBackend] = []
@@ -268,6 +271,7 @@ class Exchange:
         else:
             self._last = None
             self._timed_out = failure.timed_out
+        core.counts.retries.add((backend.name, failure.kind))
         backend.disappointed(attempt, failure.reason, gone=failure.gone, busy=failure.busy, settings=core.settings)
         if failure.busy and self._load_stays:
             self._waiting = [each for each in self._waiting if each.kind is backend.kind]
@@ -309,11 +313,12 @@ class Exchange:
         if self._asked is not None and backend.token_ids and refuses_token_ids(head.status, body):
             self._without_token_ids(backend, now)
             return
+        self._status, self._told_bytes = head.status, len(body)
         account.answers(head.status, now)
         if head.whole:
             account.tokens = usage_of(body) or account.tokens
-        backend.served(attempt)
-        lines = own_lines(backend.route.backend_line, self._attempts, self.request_id)
+        backend.served(attempt, now)
+        lines = self._own_lines(backend.route.backend_line)
         self.end(Outcome.FINISHED, now)
         client.pass_on(head, lines, body)
 
@@ -327,12 +332,13 @@ class Exchange:
             self.failed(Failed("an error before the first token", gone=True))
             return
         now = core.clock()
+        self._status = head.status
         account.answers(head.status, now)
         attempt = account.attempt
         assert attempt is not None
         if head.streams:
             backend.first_byte(now - attempt.began)
-        lines = own_lines(backend.route.backend_line, self._attempts, self.request_id)
+        lines = self._own_lines(backend.route.backend_line)
         if head.streams and head.status == 200 and self._asked is not None:
             self._forward = None
             self._resuming = resuming = Resuming(self, self._asked, self._pieces[0], backend)
@@ -371,7 +377,7 @@ class Exchange:
         elif self._backend is backend and self._forward is not None and not (self._streams or self.head.once):
             forward, self._forward = self._forward, None
             forward.cancel()
-            self.core.meter.moves += 1
+            self.core.counts.moves.add((backend.name,))
             if self.account.attempt is not None:
                 self.account.attempt.close(Outcome.CANCELLED, self.core.clock())
             self._plan()
@@ -387,7 +393,7 @@ class Exchange:
         assert attempt is not None
         outcome = Outcome.FINISHED
         if broken is None and not error_seen:
-            backend.served(attempt)
+            backend.served(attempt, self.core.clock())
         else:
             outcome = Outcome.FAILED
             self.core.meter.broken_streams += 1
@@ -401,8 +407,9 @@ class Exchange:
         """No backend answers: pass the last refusal on, or say so ourselves."""
         refused, backend = self._last, self._backend
         if refused is not None and backend is not None:
+            self._status, self._told_bytes = refused.head.status, len(refused.body)
             self.account.answers(refused.head.status, self.core.clock())
-            lines = own_lines(backend.route.backend_line, self._attempts, self.request_id)
+            lines = self._own_lines(backend.route.backend_line)
             self.end(Outcome.FAILED, self.core.clock())
             self.client.pass_on(refused.head, lines, refused.body)
         elif self._timed_out:
@@ -428,8 +435,11 @@ class Exchange:
         self._drop(Outcome.FAILED)
 
     def _error(self, status: int, message: str, code: str) -> None:
+        self._status = status
         self.end(Outcome.FAILED, self.core.clock())
-        lines = own_lines(b"retry-after: 5\r\n" if status == 503 else b"", self._attempts, self.request_id)
+        if status < 500:
+            self.core.counts.refused.add((code,))
+        lines = self._own_lines(b"retry-after: 5\r\n" if status == 503 else b"")
         kind = "invalid_request_error" if status < 500 else "upstream_error"
         self.client.answer(status, error_body(message, kind, code), lines)
 
@@ -448,8 +458,38 @@ class Exchange:
         """The request is over; the first call counts. Called before the last bytes of its answer are sent."""
         if not self._over:
             self._over = True
-            self.account.close(outcome, now)
+            self.account.close(outcome, now, self.wish.model or "")
             self._ticket.leave()
+            if self.core.access_log is not None:
+                self._log(self.core.access_log, outcome, now)
+
+    def _own_lines(self, first: bytes) -> bytes:
+        """The headers that the router adds to an answer, after `first`."""
+        lines, key = own_lines(first, self._attempts, self.request_id), self.account.key
+        return lines + key.lines(self.core.clock()) if key is not None and key.limited else lines
+
+    def _log(self, log: AccessLog, outcome: Outcome, now: float) -> None:
+        account, head, resuming = self.account, self.head, self._resuming
+        tokens, key, began = account.tokens, account.key, account.began
+        log.add(
+            Entry(
+                self.core.meter.wall() - (now - began),
+                self.request_id,
+                head.method,
+                head.target,
+                self._status,
+                self._backend.name if self._backend is not None else None,
+                self._attempts,
+                resuming.resumes if resuming is not None else 0,
+                account.first_byte_at - began if account.first_byte_at else None,
+                now - began,
+                tokens.prompt,
+                tokens.completion + tokens.estimated,
+                resuming.stream.told_bytes if resuming is not None else self._told_bytes,
+                key.settings.name if key is not None else None,
+                outcome.value,
+            )
+        )
 
 
 def _chunk(piece: bytes) -> bytes:

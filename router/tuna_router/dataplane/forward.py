@@ -34,6 +34,11 @@ class Refused:
         return f"status {self.head.status}"
 
     @property
+    def kind(self) -> str:
+        """One of few words, for counting."""
+        return self.reason
+
+    @property
     def gone(self) -> bool:
         """True when nobody is there behind the endpoint."""
         return self.head.status in (502, 503, 504) and not self.busy
@@ -56,6 +61,11 @@ class Failed:
     timed_out: bool = False
     sent: bool = True
     busy = False
+
+    @property
+    def kind(self) -> str:
+        """One of few words, for counting."""
+        return "timeout" if self.timed_out else self.reason
 
 
 class Sender(Protocol):

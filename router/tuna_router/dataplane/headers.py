@@ -26,6 +26,8 @@ HOP_BY_HOP: Final = frozenset(
 )
 SIDE_EFFECTS: Final = b"x-tuna-side-effects"
 """A client's word that its request must not be executed twice."""
+PRIORITY: Final = b"x-tuna-priority"
+"""`interactive` or `batch`."""
 _NOT_UPSTREAM: Final = HOP_BY_HOP | {
     b"host",
     b"content-length",

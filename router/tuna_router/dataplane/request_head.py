@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 import httptools
 
 from tuna_router.auth import key_of
-from tuna_router.dataplane.headers import SIDE_EFFECTS, Headers, upstream_lines
+from tuna_router.dataplane.headers import PRIORITY, SIDE_EFFECTS, Headers, upstream_lines
 
 if TYPE_CHECKING:
     from tuna_router.dataplane.route import Route
@@ -35,6 +35,7 @@ _READ_HERE: Final = frozenset(
         b"x-api-key",
         b"x-request-id",
         SIDE_EFFECTS,
+        PRIORITY,
     }
 )
 _LENGTH: Final = re.compile(rb"\r\n(?i:content-length):[ \t]*([0-9]{1,15})[ \t]*\r\n")

@@ -59,6 +59,8 @@ class Resuming:
         self._reason = ""
         self._attempts = 0
         """Since a backend said something new."""
+        self.resumes = 0
+        """How often it was continued."""
         self._said = 0
         core = exchange.core
         self.stream = Stream(
@@ -68,6 +70,7 @@ class Resuming:
             idle_s=core.settings.stream_idle_timeout_s,
             end_at=exchange.deadline,
             cap_bytes=core.settings.resume_cap_bytes,
+            inter_token=core.counts.itl(backend.name),
         )
 
     def __repr__(self) -> str:
@@ -95,7 +98,7 @@ class Resuming:
         """Its machine is about to go: elsewhere, while there is time."""
         if self.backend is None or self._exchange.head.once or not self.stream.may_go_on:
             return
-        self._exchange.core.meter.moves += 1
+        self._exchange.core.counts.moves.add((self._backend.name,))
         account = self._exchange.account
         if account.attempt is not None:
             account.attempt.close(Outcome.CANCELLED, self._exchange.core.clock())
@@ -130,9 +133,10 @@ class Resuming:
     def finished(self) -> None:
         """All is said; the last bytes are about to be sent."""
         attempt = self._exchange.account.attempt
+        now = self._exchange.core.clock()
         if attempt is not None and attempt.is_open:
-            self._backend.served(attempt)
-        self._exchange.end(Outcome.FINISHED, self._exchange.core.clock())
+            self._backend.served(attempt, now)
+        self._exchange.end(Outcome.FINISHED, now)
 
     def broke(self, reason: str) -> None:
         """The backend is gone, or says what it should not."""
@@ -141,6 +145,7 @@ class Resuming:
         assert attempt is not None
         self._reason = reason
         if attempt.is_open:
+            core.counts.retries.add((self._backend.name, "broken stream"))
             self._backend.failed(attempt, reason, gone=True, cooldown_s=core.settings.cooldown_s)
             attempt.close(Outcome.FAILED, core.clock())
         if self.stream.progress > self._said:
@@ -184,11 +189,10 @@ class Resuming:
             head.path, self._body, token_ids=backend.token_ids, context_length=backend.context_length
         )
         if isinstance(step, Refusal):
-            core.meter.resumed("refused")
-            self._lose(step.reason)
+            self._lose(step.reason, "refused")
             return
         if isinstance(step, Closing):
-            core.meter.resumed("closed")
+            core.counts.resumes.add(("closed",))
             self.stream.close(step)
             return
         self._step = step
@@ -210,10 +214,11 @@ class Resuming:
         spot = self._backend.machine is not None
         return settings.spot_first_byte_timeout_s if spot else settings.first_byte_timeout_s
 
-    def _lose(self, why: str) -> None:
+    def _lose(self, why: str, outcome: str = "failed") -> None:
         """It can't go on."""
-        meter = self._exchange.core.meter
-        meter.broken_streams += 1
+        core = self._exchange.core
+        core.counts.resumes.add((outcome,))
+        core.meter.broken_streams += 1
         self._exchange.end(Outcome.FAILED, self._exchange.core.clock())
         self.stream.give_up(
             f"The backend broke off in the middle of its answer ({self._reason}), and it can't be continued: {why}."
@@ -235,7 +240,9 @@ class Resuming:
         assert attempt is not None
         self._exchange.account.continues(now)
         self._backend.first_byte(now - attempt.began)
-        core.meter.resumed("exact" if step.exact else step.how.value)
+        core.counts.resumes.add(("exact" if step.exact else step.how.value,))
+        self.resumes += 1
+        self.stream.inter_token = core.counts.itl(self._backend.name)
         self.stream.go_on(self.stream.splice(step), first, connection)
 
     def whole(self, head: ResponseHead, body: bytes) -> None:
@@ -260,6 +267,7 @@ class Resuming:
         self._forward = None
         core, backend, attempt = self._exchange.core, self._backend, self._exchange.account.attempt
         assert attempt is not None
+        core.counts.retries.add((backend.name, failure.kind))
         backend.disappointed(attempt, failure.reason, gone=failure.gone, busy=failure.busy, settings=core.settings)
         attempt.close(Outcome.FAILED, core.clock())
         self._next()

@@ -21,6 +21,7 @@ from tuna_router.resume.plan import Closing, Continuation, Refusal, client_of, p
 from tuna_router.resume.recorder import Recorder
 from tuna_router.resume.splice import Splice, closing_events
 from tuna_router.resume.spoken import Spoken
+from tuna_router.series import Histogram
 
 _LOOKS: Final = 4
 """How often a stall is looked for in the time that makes one: nothing is noted on a token's way."""
@@ -45,6 +46,7 @@ class Stream:
         "_client",
         "_end_at",
         "_idle_s",
+        "_last_at",
         "_moved_at",
         "_owner",
         "_progress",
@@ -54,11 +56,21 @@ class Stream:
         "_spoken",
         "_timer",
         "_write",
+        "inter_token",
         "source",
+        "told_bytes",
     )
 
     def __init__(
-        self, client: ClientConnection, asked: Ask, owner: Owner, *, idle_s: float, end_at: float, cap_bytes: int
+        self,
+        client: ClientConnection,
+        asked: Ask,
+        owner: Owner,
+        *,
+        idle_s: float,
+        end_at: float,
+        cap_bytes: int,
+        inter_token: Histogram,
     ) -> None:
         self._client = client
         self._asked = asked
@@ -73,6 +85,10 @@ class Stream:
         self._chunks = True
         self._progress = self._seen = 0
         self._moved_at = 0.0
+        self._last_at = 0.0
+        self.inter_token = inter_token
+        """Of the backend that speaks: seconds between pieces."""
+        self.told_bytes = 0
         self.source: Connection | None = None
 
     def __repr__(self) -> str:
@@ -219,6 +235,11 @@ class Stream:
 
     def _heard(self, begin: bytes, payload: bytes, source: Connection | None, *, ended: bool) -> None:
         """Tell what came, after `begin`; then either all is said, or something broke, or `source` goes on."""
+        now = self._timer.now()
+        if self.source is not None:
+            self.inter_token.add(now - self._last_at)
+        self._last_at = now
+        self.told_bytes += len(payload)
         speaker = self._recorder if self._splice is None else self._splice
         told = speaker.feed(payload)
         if ended:
@@ -259,9 +280,16 @@ class Stream:
         """Record what took the shortcut."""
         source = self.source
         if source is not None and source.kept:
-            self._progress += len(source.kept)
-            self._recorder.took([payload_of(chunk) for chunk in source.kept])
-            source.kept = []
+            pieces = [payload_of(chunk) for chunk in source.kept]
+            self._progress += len(pieces)
+            self.told_bytes += sum(map(len, pieces))
+            self._recorder.took(pieces)
+            last, add = self._last_at, self.inter_token.add
+            for at in source.kept_at:
+                add(at - last)
+                last = at
+            self._last_at = last
+            source.kept, source.kept_at = [], []
 
     def _tell(self, told: bytes) -> None:
         if told:

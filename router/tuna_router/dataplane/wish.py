@@ -9,11 +9,11 @@ import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from tuna_router.dataplane.headers import PRIORITY
 from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.policy import PLAIN, Priority, Wish
 from tuna_router.settings import Settings
 
-_PRIORITY: Final = b"x-tuna-priority"
 _PRIORITIES: Final = {each.value.encode(): each for each in Priority}
 _STRING: Final = rb'"[^"\\\x00-\x1f]*+"'
 _SCALAR: Final = rb"(?:" + _STRING + rb"|[-+.0-9eE]++|true|false|null)\s*+"
@@ -39,22 +39,21 @@ class BadWish(NamedTuple):
 class Wishes:
     """Reads requests as far as one configuration needs it; made once for each."""
 
-    __slots__ = ("_batch_above", "_by_model", "_session")
+    __slots__ = ("_batch_above", "_by_model", "_plain", "_session")
 
     def __init__(self, settings: Settings) -> None:
         self._by_model = any(backend.models is not None for backend in settings.backends)
         self._session = None if settings.session_header is None else settings.session_header.encode()
         self._batch_above = settings.batch_above_bytes
+        self._plain = not self._by_model and self._session is None and self._batch_above is None
 
     def read(self, head: RequestHead, pieces: Sequence[bytes], size: int) -> Wish | BadWish:
         """What this request wants. `pieces` are its body as far as it is here, `size` bytes."""
-        priority = session = None
-        wanted = self._session
-        for name, value in head.headers:
-            if name == _PRIORITY:
-                priority = value
-            elif name == wanted:
-                session = value
+        priority, session = head.special.get(PRIORITY), None
+        if priority is None and self._plain:
+            return PLAIN
+        if self._session is not None:
+            session = next((value for name, value in reversed(head.headers) if name == self._session), None)
         model = model_of(pieces[0] if len(pieces) == 1 else b"".join(pieces)) if self._by_model and pieces else None
         kind = Priority.INTERACTIVE
         if priority is not None:
