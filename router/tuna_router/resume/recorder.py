@@ -194,6 +194,10 @@ class Recorder:
                 return b""
             self.done = True
             return event
+        if not (data.lstrip().startswith(b"{") and data.rstrip().endswith(b"}")):
+            # Half an event whose end somebody else has put there: no client could read it.
+            self.broken = "an event that is no chunk"
+            return b""
         if is_error_event(event) or (b'"error"' in data and _is_error(data)):
             self.broken, self.held = "an error event", event
             return b""
