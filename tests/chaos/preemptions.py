@@ -102,7 +102,7 @@ async def _drive(
     every_s: float,
 ) -> None:
     headers = {"x-api-key": KEY}
-    async with httpx.AsyncClient(base_url=url, headers=headers, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60, trust_env=False) as client:
         await _until_ready(client, len(engines))
         run.first_fds = process.num_fds()
         end = time.monotonic() + seconds
@@ -116,7 +116,7 @@ async def _drive(
         run.stats = (await client.get("/router/stats")).json()
         lines = (await client.get("/metrics")).text.splitlines()
         for line in lines:
-            if line.startswith("tuna_router_resumes") and "{" in line:
+            if line.startswith("tuna_router_resumes_total{"):
                 run.resumes[line.split('"')[1]] = int(float(line.rsplit(" ", 1)[1]))
     # What was kept for later is closed a few seconds after it was last used.
     deadline = time.monotonic() + 20
@@ -163,15 +163,20 @@ async def _client(
 
 async def _kill(run: Run, engines: list[EngineProcess], every_s: float, end: float) -> None:
     """Kill the engine that has run for longest, and start it again where it was."""
-    oldest = 0
+    up = list(engines)
+
+    async def replace(engine: EngineProcess) -> None:
+        await asyncio.to_thread(engine.again)
+        up.append(engine)
+
     async with asyncio.TaskGroup() as group:
         while time.monotonic() + every_s < end:
             began = time.monotonic()
-            engine = engines[oldest]
-            oldest = (oldest + 1) % len(engines)
-            engine.process.kill()
-            run.kills += 1
-            group.create_task(asyncio.to_thread(engine.again))
+            if up:
+                engine = up.pop(0)
+                engine.process.kill()
+                run.kills += 1
+                group.create_task(replace(engine))
             await asyncio.sleep(every_s - (time.monotonic() - began))
 
 
@@ -258,7 +263,7 @@ def check(run: Run) -> None:
     requests = run.stats["requests"]
     assert requests["started"] == requests["finished"] == run.streams
     assert requests["failed"] == requests["cancelled"] == requests["running"] == 0
-    for backend in run.stats["backends"].values():
+    for backend in run.stats["backends"]:
         assert backend["started"] == backend["finished"] + backend["cancelled"] + backend["failed"]
         assert backend["running"] == 0
     assert run.last_fds <= run.first_fds
