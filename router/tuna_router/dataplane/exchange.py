@@ -471,6 +471,7 @@ class Exchange:
     def _log(self, log: AccessLog, outcome: Outcome, now: float) -> None:
         account, head, resuming = self.account, self.head, self._resuming
         tokens, key, began = account.tokens, account.key, account.began
+        backend = account.attempt.backend if account.attempt is not None else None
         log.add(
             Entry(
                 self.core.meter.wall() - (now - began),
@@ -478,7 +479,7 @@ class Exchange:
                 head.method,
                 head.target,
                 self._status,
-                self._backend.name if self._backend is not None else None,
+                backend.name if backend is not None else None,
                 self._attempts,
                 resuming.resumes if resuming is not None else 0,
                 account.first_byte_at - began if account.first_byte_at else None,
