@@ -342,6 +342,7 @@ class Exchange:
         if head.streams and head.status == 200 and self._asked is not None:
             self._forward = None
             self._resuming = resuming = Resuming(self, self._asked, self._pieces[0], backend)
+            self._asked = None  # with its copy of the body
             account.streams(resuming.stream, now)
             resuming.stream.start(head, first, connection, lines)
             return
