@@ -14,6 +14,7 @@ from tuna_router.admission import Admission
 from tuna_router.backend_urls import is_metadata_service
 from tuna_router.breaker import Circuit
 from tuna_router.counts import Counts
+from tuna_router.dataplane.stream import Stream
 from tuna_router.dataplane.upstream import Upstream
 from tuna_router.dataplane.wheel import Wheel
 from tuna_router.dataplane.wish import Wishes
@@ -65,6 +66,8 @@ class Core:
         self.wheel = Wheel(clock=clock)
         self.events = Events(clock, wall, self.wheel.timer, Snapshots(self).take)
         self.access_log: AccessLog | None = None
+        self.streams: set[Stream] = set()
+        """Those that run and keep what they said, to be continued."""
         self._save_to = save_to
         self._not_saved = frozenset(not_saved)
         self._take(settings)

@@ -176,3 +176,25 @@ async def test_the_keys_header_lines_are_on_every_kind_of_answer(
         for stream in (False, True):
             answer = await client.post("/v1/completions", json={"prompt": "p", "stream": stream})
             assert answer.headers["x-ratelimit-limit-requests"] == "60"
+
+
+async def test_what_is_kept_for_a_resume_is_counted_while_the_stream_runs(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    go_on = asyncio.Event()
+
+    async def waits(wire: Wire, seen: Seen) -> None:
+        await wire.stream_head()
+        await wire.token("one")
+        await go_on.wait()
+        await wire.token("two", "stop")
+        await wire.done()
+
+    router = await start_router(await start_backend(waits))
+    reader, writer = await router.raw(b'{"prompt":"p","stream":true}')
+    await reader.readuntil(b"one")
+    assert (await metrics(router))["tuna_router_resume_bytes",] > 10
+    go_on.set()
+    await reader.readuntil(b"[DONE]")
+    assert (await metrics(router))["tuna_router_resume_bytes",] == 0
+    writer.close()

@@ -343,6 +343,7 @@ class Exchange:
             self._forward = None
             self._resuming = resuming = Resuming(self, self._asked, self._pieces[0], backend)
             self._asked = None  # with its copy of the body
+            core.streams.add(resuming.stream)
             account.streams(resuming.stream, now)
             resuming.stream.start(head, first, connection, lines)
             return
@@ -461,6 +462,8 @@ class Exchange:
             self._over = True
             self.account.close(outcome, now, self.wish.model or "")
             self._ticket.leave()
+            if self._resuming is not None:
+                self.core.streams.discard(self._resuming.stream)
             if self.core.access_log is not None:
                 self._log(self.core.access_log, outcome, now)
 
