@@ -19,6 +19,8 @@ from tuna_router.errors import SettingsError
 
 MOST_WAITING: Final = 10_000
 _BATCH_S: Final = 0.1
+REFUSED: Final = "refused"
+"""The outcome of a request that was never admitted."""
 
 
 class Entry(NamedTuple):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from tuna_router.access_log import REFUSED, Entry
 from tuna_router.admission import Ticket
 from tuna_router.asgi import Application, AsgiCall
 from tuna_router.auth import Role
@@ -88,11 +89,12 @@ class Router:
         if client.length is not None and client.length > core.settings.body_limit_bytes:
             core.counts.refused.add(("body_too_large",))
             body = error_body("The request's body is too large.", "invalid_request_error", "body_too_large")
+            self._log_refusal(head, request_id, 413, None)
             client.answer(413, body, own_lines(b"", 0, request_id))
             return None
         admitted = admit(core, head.key)
         if isinstance(admitted, Refusal):
-            return refuse(client, head, _with_own_lines(admitted, request_id))
+            return self._refuse(client, head, request_id, admitted)
         if isinstance(admitted, LiveKey):
             return self._wait(client, head, request_id, admitted)
         return Exchange(core, client, head, request_id, admitted)
@@ -108,6 +110,7 @@ class Router:
         def give_up(refusal: Refusal) -> None:
             core.meter.rejected += 1
             core.events.publish_seldom("limit", "", {"key": None, "reason": "queue_timeout"})
+            self._log_refusal(head, request_id, refusal.status, live)
             refusal = _with_own_lines(refusal, request_id)
             client.answer(refusal.status, refusal.body, refusal.lines)
 
@@ -117,9 +120,24 @@ class Router:
             core.meter.rejected += 1
             core.counts.refused.add(("concurrency_limit",))
             core.events.publish_seldom("limit", "", {"key": None, "reason": "concurrency_limit"})
-            return refuse(client, head, _with_own_lines(full(core), request_id))
+            return self._refuse(client, head, request_id, full(core))
         live.enter()
         return handler
+
+    def _refuse(
+        self, client: ClientConnection, head: RequestHead, request_id: bytes, refusal: Refusal
+    ) -> Handler | None:
+        self._log_refusal(head, request_id, refusal.status, self.core.guard.find(head.key))
+        return refuse(client, head, _with_own_lines(refusal, request_id))
+
+    def _log_refusal(self, head: RequestHead, request_id: bytes, status: int, key: LiveKey | None) -> None:
+        core, name = self.core, None if key is None else key.settings.name
+        if core.access_log is not None:
+            wall, method = core.meter.wall(), head.method
+            entry = Entry(
+                wall, request_id, method, head.target, status, None, 0, 0, None, 0.0, 0, 0, 0, name, REFUSED
+            )
+            core.access_log.add(entry)
 
     def _health(self, client: ClientConnection, head: RequestHead) -> Handler | None:
         if head.method not in (b"GET", b"HEAD"):

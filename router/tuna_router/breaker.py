@@ -11,6 +11,7 @@ It only ever gives advice: `policy` puts an open backend at the back of the orde
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
@@ -47,11 +48,14 @@ class Breaker:
         "_trial_at",
         "_window_at",
         "cap_s",
+        "on_change",
         "open_until",
     )
 
     def __init__(self, cap_s: float = 60.0) -> None:
         self.cap_s = cap_s
+        self.on_change: Callable[[Circuit], None] | None = None
+        """Told of each opening and closing."""
         self.open_until = 0.0
         self._level = 0
         self._changed_at = 0.0
@@ -126,3 +130,5 @@ class Breaker:
         self._changed_at = now
         self._trial_at = None
         self._in_a_row = self._good = self._bad = 0
+        if self.on_change is not None:
+            self.on_change(Circuit.OPEN if self.open_until else Circuit.CLOSED)

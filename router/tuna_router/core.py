@@ -12,12 +12,14 @@ from tuna_router import state
 from tuna_router.access_log import AccessLog
 from tuna_router.admission import Admission
 from tuna_router.backend_urls import is_metadata_service
+from tuna_router.breaker import Circuit
 from tuna_router.counts import Counts
+from tuna_router.dataplane.stream import Stream
 from tuna_router.dataplane.upstream import Upstream
 from tuna_router.dataplane.wheel import Wheel
 from tuna_router.dataplane.wish import Wishes
 from tuna_router.events import Changes, Events
-from tuna_router.fleet import Fleet
+from tuna_router.fleet import Fleet, LiveBackend
 from tuna_router.keys import Guard
 from tuna_router.ledger import Ledger, is_billed
 from tuna_router.meter import Meter, StateChange
@@ -58,11 +60,14 @@ class Core:
         self.admission = Admission(settings.max_concurrency, settings.max_queue)
         self.meter.changes = Changes(self._state_changed, maxlen=_KEPT_CHANGES)
         self.fleet = Fleet(self.meter, self.ledger)
+        self.fleet.on_circuit = self._circuit_changed
         self.retries = RetryBudget(settings.retry_ratio, settings.retry_burst)
         self.upstream = Upstream()
         self.wheel = Wheel(clock=clock)
         self.events = Events(clock, wall, self.wheel.timer, Snapshots(self).take)
         self.access_log: AccessLog | None = None
+        self.streams: set[Stream] = set()
+        """Those that run and keep what they said, to be continued."""
         self._save_to = save_to
         self._not_saved = frozenset(not_saved)
         self._take(settings)
@@ -92,6 +97,11 @@ class Core:
             # COLD is a fleet that went to sleep; anything else was taken away, with or without notice.
             self.counts.preemptions.add((change.backend,))
             self.events.publish("preemption", {"backend": change.backend, "reason": change.reason})
+
+    def _circuit_changed(self, backend: LiveBackend, circuit: Circuit) -> None:
+        """The circuit of a backend opened or closed."""
+        told = {"backend": backend.name, "circuit": circuit.value, "reason": backend.last_error}
+        self.events.publish("breaker", told)
 
     def _take(self, settings: Settings) -> None:
         self.settings = settings

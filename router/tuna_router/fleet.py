@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
@@ -257,6 +258,8 @@ class Fleet:
     def __init__(self, meter: Meter, ledger: Ledger) -> None:
         self.on_move: Callable[[LiveBackend], None] | None = None
         """Told when a backend's machine is about to go: what still runs there must move now."""
+        self.on_circuit: Callable[[LiveBackend, Circuit], None] | None = None
+        """Told when the circuit of a backend opens or closes."""
         self._meter = meter
         self._ledger = ledger
         self._clock = meter.clock
@@ -320,6 +323,7 @@ class Fleet:
                 if item.kind is Kind.SPOT:
                     machine = SpotMachine(self._clock, timing, self._log(item.name))
                 backend = LiveBackend(item, machine, self._meter, self._ledger)
+                backend.breaker.on_change = functools.partial(self._circuit_changed, backend)
                 backend.tell(Started())
             backend.breaker.cap_s = settings.cooldown_max_s
             self._backends[item.name] = backend
@@ -343,6 +347,10 @@ class Fleet:
             values = kept.get(backend.name)
             if isinstance(values, Mapping):
                 backend.learned.recall(values)
+
+    def _circuit_changed(self, backend: LiveBackend, circuit: Circuit) -> None:
+        if self.on_circuit is not None:
+            self.on_circuit(backend, circuit)
 
     def _log(self, name: str) -> Callable[[Transition], None]:
         def note(change: Transition) -> None:

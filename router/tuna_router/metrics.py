@@ -72,6 +72,8 @@ def _requests(core: Core) -> Iterator[Metric]:
     counts = core.counts
     yield _counter("retries", "Failed attempts by reason", ("backend", "reason"), counts.retries)
     yield _counter("resumes", "Streams continued on another backend", ("outcome",), counts.resumes)
+    kept = sum(stream.memory_bytes for stream in core.streams)
+    yield _gauge("resume_bytes", "Bytes kept to continue the streams that run", (), [((), kept)])
     yield _counter("moves", "Streams moved away from a backend that was going", ("backend",), counts.moves)
     yield _counter("preemptions", "Times a READY spot backend was lost", ("backend",), counts.preemptions)
 

@@ -122,12 +122,15 @@ class Server:
     async def serve(self, sock: socket.socket) -> None:
         """Serve until stopped."""
         wheel, begin, connections = self._router.core.wheel, self._router.begin, self.connections
-        most = self.most_connections
+        most, counted = self.most_connections, self._router.core.counts.refused
+
+        def refused(code: str) -> None:
+            counted.add((code,))
 
         def accept() -> asyncio.Protocol:
             if len(connections) >= most:
                 return _TooMany()
-            return ClientConnection(wheel, begin, connections)
+            return ClientConnection(wheel, begin, connections, refused)
 
         listening = await asyncio.get_running_loop().create_server(accept, sock=sock, backlog=BACKLOG)
         try:

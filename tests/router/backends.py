@@ -62,6 +62,9 @@ class Wire:
             b"data: " + json.dumps({"choices": [{"text": text, "finish_reason": finish}]}).encode() + b"\n\n"
         )
 
+    async def event(self, value: object) -> None:
+        await self.chunk(b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n")
+
     async def done(self) -> None:
         await self.chunk(b"data: [DONE]\n\n")
         await self.raw(b"0\r\n\r\n")

@@ -47,6 +47,10 @@ class Handler(Protocol):
         """The router ends now: finish at once."""
 
 
+def _nobody_counts(code: str) -> None:
+    pass
+
+
 class _State(Enum):
     HEAD = "waiting for a request"
     BODY = "reading a request's body"
@@ -60,7 +64,10 @@ _HEAD, _BODY, _BUSY, _LINGER, _CLOSED = _State
 
 
 class ClientConnection(asyncio.Protocol):
-    """One connection. `begin` is given every head and returns who answers it, or None when that is done."""
+    """One connection. `begin` is given every head and returns who answers it, or None when that is done.
+
+    `refused` is told the code of each request that is none.
+    """
 
     __slots__ = (
         "_advancing",
@@ -72,6 +79,7 @@ class ClientConnection(asyncio.Protocol):
         "_held",
         "_left",
         "_owner",
+        "_refused",
         "_state",
         "_transport",
         "closing",
@@ -88,7 +96,9 @@ class ClientConnection(asyncio.Protocol):
         wheel: Wheel,
         begin: Callable[[ClientConnection, RequestHead], Handler | None],
         owner: set[ClientConnection],
+        refused: Callable[[str], None] = _nobody_counts,
     ) -> None:
+        self._refused = refused
         self._begin = begin
         self._owner = owner
         self._handler: Handler | None = None
@@ -194,6 +204,10 @@ class ClientConnection(asyncio.Protocol):
     def body_is_complete(self) -> bool:
         """True when the request was read to its end."""
         return self._state is not _BODY
+
+    def hand_to(self, handler: Handler) -> None:
+        """From now on this one has the request."""
+        self._handler = handler
 
     @property
     def handler(self) -> Handler | None:
@@ -408,6 +422,7 @@ class ClientConnection(asyncio.Protocol):
             if self._answered:
                 self.abort()
                 return
+        self._refused(error.code)
         self._state = _BODY
         self.answer(error.status, error_body(error.message, "invalid_request_error", error.code))
 

@@ -342,6 +342,8 @@ class Exchange:
         if head.streams and head.status == 200 and self._asked is not None:
             self._forward = None
             self._resuming = resuming = Resuming(self, self._asked, self._pieces[0], backend)
+            self._asked = None  # with its copy of the body
+            core.streams.add(resuming.stream)
             account.streams(resuming.stream, now)
             resuming.stream.start(head, first, connection, lines)
             return
@@ -460,6 +462,8 @@ class Exchange:
             self._over = True
             self.account.close(outcome, now, self.wish.model or "")
             self._ticket.leave()
+            if self._resuming is not None:
+                self.core.streams.discard(self._resuming.stream)
             if self.core.access_log is not None:
                 self._log(self.core.access_log, outcome, now)
 
@@ -471,6 +475,7 @@ class Exchange:
     def _log(self, log: AccessLog, outcome: Outcome, now: float) -> None:
         account, head, resuming = self.account, self.head, self._resuming
         tokens, key, began = account.tokens, account.key, account.began
+        backend = account.attempt.backend if account.attempt is not None else None
         log.add(
             Entry(
                 self.core.meter.wall() - (now - began),
@@ -478,7 +483,7 @@ class Exchange:
                 head.method,
                 head.target,
                 self._status,
-                self._backend.name if self._backend is not None else None,
+                backend.name if backend is not None else None,
                 self._attempts,
                 resuming.resumes if resuming is not None else 0,
                 account.first_byte_at - began if account.first_byte_at else None,

@@ -1,6 +1,6 @@
 """Wait: a request that found no place under the concurrency limit, until there is one or its patience ends.
 
-It is the connection's handler until then, and passes everything on to the request's real handler after.
+It is the connection's handler until then, and hands it to the request's real handler.
 """
 
 from __future__ import annotations
@@ -61,7 +61,6 @@ class Queued:
         "_client",
         "_complete",
         "_core",
-        "_handler",
         "_over",
         "_pieces",
         "_refuse",
@@ -89,7 +88,6 @@ class Queued:
         self._complete = False
         self._over = False
         self._ticket: Ticket | None = None
-        self._handler: Handler | None = None
 
     def admitted(self, ticket: Ticket) -> None:
         """A place is free. Begins in the loop's next turn: this one belongs to the request that left."""
@@ -100,9 +98,6 @@ class Queued:
 
     def body(self, piece: bytes) -> None:
         """The next bytes of the request's body."""
-        if self._handler is not None:
-            self._handler.body(piece)
-            return
         self._pieces.append(piece)
         self._size += len(piece)
         if self._size > _HELD_BYTES:
@@ -110,44 +105,32 @@ class Queued:
 
     def body_end(self) -> None:
         """The request is complete."""
-        if self._handler is not None:
-            self._handler.body_end()
-        else:
-            self._complete = True
+        self._complete = True
 
     def gone(self) -> None:
         """The client went away."""
-        if self._handler is not None:
-            self._handler.gone()
-        else:
-            self._give_up()
+        self._give_up()
 
     def paused(self, paused: bool) -> None:
-        """The client takes no more of the answer for now; or it does again."""
-        if self._handler is not None:
-            self._handler.paused(paused)
+        """Nothing is being answered yet."""
 
     def timer(self) -> None:
         """Its patience is over."""
-        if self._handler is not None:
-            self._handler.timer()
-        elif self._ticket is None:
-            self._give_up()
-            self._core.counts.refused.add(("queue_timeout",))
-            seconds = self._core.settings.queue_timeout_s
-            message = f"No place became free within {seconds:g} s: the router serves its limit of requests."
-            body = error_body(message, "rate_limit_error", "queue_timeout")
-            after = min(max(math.ceil(seconds), 1), _MOST_RETRY_AFTER_S)
-            self._refuse(Refusal(429, body, b"retry-after: %d\r\n" % after))
+        if self._ticket is not None:
+            return
+        self._give_up()
+        self._core.counts.refused.add(("queue_timeout",))
+        seconds = self._core.settings.queue_timeout_s
+        message = f"No place became free within {seconds:g} s: the router serves its limit of requests."
+        body = error_body(message, "rate_limit_error", "queue_timeout")
+        after = min(max(math.ceil(seconds), 1), _MOST_RETRY_AFTER_S)
+        self._refuse(Refusal(429, body, b"retry-after: %d\r\n" % after))
 
     def stop(self) -> None:
         """The router ends now."""
-        if self._handler is not None:
-            self._handler.stop()
-        else:
-            self._give_up()
-            body = error_body("The router is stopping.", "upstream_error", "router_stopping")
-            self._refuse(Refusal(503, body, b"retry-after: 5\r\n"))
+        self._give_up()
+        body = error_body("The router is stopping.", "upstream_error", "router_stopping")
+        self._refuse(Refusal(503, body, b"retry-after: 5\r\n"))
 
     def _start(self) -> None:
         ticket = self._ticket
@@ -157,13 +140,13 @@ class Queued:
         self._core.counts.waited(client.timer.now() - self._since)
         client.timer.clear()
         client.pause_reading(False)
-        handler = self._handler = self._begin(ticket)
-        pieces, self._pieces = self._pieces, []
-        for piece in pieces:
-            if not client.serves(self):
+        handler = self._begin(ticket)
+        client.hand_to(handler)
+        for piece in self._pieces:
+            if not client.serves(handler):
                 return  # it was answered already
             handler.body(piece)
-        if self._complete and client.serves(self):
+        if self._complete and client.serves(handler):
             handler.body_end()
 
     def _give_up(self) -> None:

@@ -41,7 +41,7 @@ class Stream:
     """Listens to the backend that speaks, if one does; `source` is its connection."""
 
     __slots__ = (
-        "_asked",
+        "_chat",
         "_chunks",
         "_client",
         "_end_at",
@@ -73,7 +73,7 @@ class Stream:
         inter_token: Histogram,
     ) -> None:
         self._client = client
-        self._asked = asked
+        self._chat = asked.chat
         self._owner = owner
         self._idle_s = idle_s
         self._end_at = end_at
@@ -142,7 +142,7 @@ class Stream:
                 if self.said_all:
                     return Closing(None, client_of(read_body(body) or {}))
                 return Refusal(self._recorder.given_up or "it was not recorded")
-            self._spoken = Spoken.read(events, chat=self._asked.chat)
+            self._spoken = Spoken.read(events, chat=self._chat)
         return plan(path, body, self._spoken, token_ids=token_ids, context_length=context_length)
 
     def splice(self, continuation: Continuation) -> Splice:
@@ -152,7 +152,7 @@ class Stream:
 
     def close(self, closing: Closing) -> None:
         """All was generated: say what is missing of the end."""
-        spoken = self._spoken if self._spoken is not None else Spoken(chat=self._asked.chat)
+        spoken = self._spoken if self._spoken is not None else Spoken(chat=self._chat)
         told = closing_events(spoken, closing)
         self._owner.finished()
         self._finish(told)
