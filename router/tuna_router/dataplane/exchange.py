@@ -466,6 +466,7 @@ class Exchange:
                 self.core.streams.discard(self._resuming.stream)
             if self.core.access_log is not None:
                 self._log(self.core.access_log, outcome, now)
+            self._resuming = self.account.reader = None  # which know this one: no circles, see `Stream`
 
     def _own_lines(self, first: bytes) -> bytes:
         """The headers that the router adds to an answer, after `first`."""

@@ -112,6 +112,7 @@ class Resuming:
     def stop(self) -> None:
         """The router ends now."""
         self._cancel()
+        self.stream.cancel()
         self._exchange.end(Outcome.CANCELLED, self._exchange.core.clock())
         self.stream.give_up("The router is stopping.", "router_stopping")
 
@@ -119,6 +120,7 @@ class Resuming:
         """Nobody wants it any more."""
         self._exchange.end(outcome, self._exchange.core.clock())
         self._cancel()
+        self.stream.drop()
 
     def _cancel(self) -> None:
         if self._again is not None:
@@ -126,7 +128,6 @@ class Resuming:
         if self._forward is not None:
             self._forward.cancel()
             self._forward = None
-        self.stream.cancel()
 
     # The stream's side
 

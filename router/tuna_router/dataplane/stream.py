@@ -213,6 +213,11 @@ class Stream:
             self.source.drop()
             self.source = None
 
+    def drop(self) -> None:
+        """The client is gone: so is the reason to go on."""
+        self.cancel()
+        self._forget()
+
     def leave(self, reason: str) -> None:
         """This backend says no more, whatever it still would."""
         told = b""
@@ -302,6 +307,12 @@ class Stream:
         end = END if self._chunks else b""
         self._client.write(begin + self._framed(told) + end)
         self._client.finish(keep=self._chunks)
+        self._forget()
+
+    def _forget(self) -> None:
+        """It is over. With its owner it makes a circle, and the collector, which seldom looks at what has lived
+        for a while, would let all that was said lie in memory."""
+        del self._owner
 
     def _look_again(self) -> None:
         self._timer.set_at(min(self._timer.now() + self._idle_s / _LOOKS, self._end_at))

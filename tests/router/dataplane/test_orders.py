@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from typing import Any
 
@@ -12,6 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuna_router.app import Router
+from tuna_router.dataplane.account import Account
+from tuna_router.dataplane.exchange import Exchange
+from tuna_router.dataplane.forward import Forward
+from tuna_router.dataplane.relay import Relay
+from tuna_router.dataplane.resuming import Resuming
+from tuna_router.dataplane.stream import Stream
+from tuna_router.resume.recorder import Recorder
 from tuna_router.spot import Notice
 
 from .scripted import KEY, TEXT, WORDS, Client, Engine, ScriptedLoop, scripted_router, stream_of
@@ -298,3 +306,37 @@ def test_every_order_of_events_ends_each_request_once(
         assert isinstance(loop, ScriptedLoop)
         script = [("body", 0), ("accept", 0), *script] if script and script[0][1] % 2 else script
         runner.run(play(loop, kind, cap, resume, script))
+
+
+@pytest.mark.parametrize("kind", ["chat", "completion", "plain", "n"])
+@pytest.mark.parametrize("end", ["all", "gone", "stop", "reset"])
+def test_an_ended_request_leaves_nothing_to_the_garbage_collector(kind: str, end: str) -> None:
+    """What lives as long as a stream is old for the collector, which hardly ever looks at the old."""
+    script = [("body", 0), ("accept", 0), ("good", 0), ("say", 700), (end, 1)]
+
+    async def twice(loop: ScriptedLoop) -> None:
+        with scripted_router(loop) as router:
+            scene = Scene(loop, router, kind)
+            for action, number in script:
+                await scene.act(action, number)
+            await scene.finish()
+            assert router.core.meter.requests.running == 0
+            gc.collect()
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            try:
+                scene = Scene(loop, router, kind)
+                for action, number in script:
+                    await scene.act(action, number)
+                await scene.finish()
+                gc.collect()
+                kinds = {type(each) for each in gc.garbage}
+            finally:
+                gc.set_debug(0)
+                gc.garbage.clear()
+            assert router.core.meter.requests.started == 2
+            assert kinds.isdisjoint({Exchange, Resuming, Stream, Recorder, Forward, Account, Relay}), kinds
+
+    with asyncio.Runner(loop_factory=ScriptedLoop) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, ScriptedLoop)
+        runner.run(twice(loop))
