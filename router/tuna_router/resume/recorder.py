@@ -174,8 +174,8 @@ class Recorder:
 
     def _event(self, event: bytes) -> bytes:
         """One whole event: what may be sent of it."""
-        if self.broken is not None:
-            return b""
+        if self.broken is not None or self.done:
+            return b""  # nothing is behind [DONE]
         template = self._template
         if template is not None and event.startswith(template.head) and event.endswith(template.end):
             start = event.rfind(b"[")

@@ -148,3 +148,17 @@ def test_ten_thousand_tokens_take_a_tenth_of_their_bytes_and_too_many_are_given_
     assert small.memory_bytes < 20_000
     assert small.feed(DONE) == b""
     assert small.broken == "[DONE] came without a finish"
+
+
+def test_nothing_is_told_behind_done() -> None:
+    recorder = Recorder(hides_ids=True)
+    end = event("a", finish="stop") + DONE
+    assert recorder.feed(end + event("", finish="abort") + ERROR + DONE) == end
+    assert recorder.broken is None
+    assert recorder.done
+
+
+def test_half_an_event_that_somebody_has_closed_is_not_told() -> None:
+    recorder = Recorder(hides_ids=True)
+    assert recorder.feed(event("a") + b'data: {"choices":[{"te\n\n') == event("a")
+    assert recorder.broken == "an event that is no chunk"
