@@ -40,6 +40,8 @@ class Exchange:
     _streams = False
     """True when the body was longer than the cap: it flows through and can be sent only once."""
     _size = 0
+    held_bytes = 0
+    """What `core.bodies` counts of it."""
     _attempts = 0
     _backend: LiveBackend | None = None
     _forward: Forward | None = None
@@ -73,7 +75,7 @@ class Exchange:
         self._waiting: list[LiveBackend] = []
         """The rest of the plan, the next one last."""
         if client.length != 0:
-            client.timer.set_at(now + min(_BODY_PATIENCE_S, core.settings.request_timeout_s))
+            client.timer.set_at(min(now + _BODY_PATIENCE_S, self.deadline))
 
     def __repr__(self) -> str:
         place = self._backend.settings.name if self._backend is not None else "nowhere yet"
@@ -89,16 +91,21 @@ class Exchange:
         elif self._size > self.core.settings.body_limit_bytes:
             self._too_large()
         elif self._streams:
-            self.client.timer.set(_BODY_PATIENCE_S)
+            self._wait_for_more()
             self._stream(piece, more=True)
         else:
             self._pieces.append(piece)
-            if self._size > self.core.settings.body_cap_bytes:
+            if not self.core.bodies.keep(self, len(piece)) or self._size > self.core.settings.body_cap_bytes:
                 self._streams = True
                 self.client.pause_reading(True)
                 self._plan()
             else:
-                self.client.timer.set(_BODY_PATIENCE_S)
+                self._wait_for_more()
+
+    def _wait_for_more(self) -> None:
+        """A body that stands still is given up, and one that is dripped at the request's deadline."""
+        timer = self.client.timer
+        timer.set_at(min(timer.now() + _BODY_PATIENCE_S, self.deadline))
 
     def body_end(self) -> None:
         """The request is complete."""
@@ -236,7 +243,7 @@ class Exchange:
         framing = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
         begins = b"%bx-request-id: %b\r\n%b\r\n\r\n" % (begins, self.request_id, framing)
         pieces = [_chunk(piece) for piece in self._pieces] if length is None else self._pieces
-        self._pieces = []
+        self._let_body_go()
         self._forward = Forward(self, [begins, *pieces], to_head=head.method == b"HEAD", more=True)
         self._forward.start(core.upstream, backend.route, core.settings.connect_timeout_s)
 
@@ -352,7 +359,7 @@ class Exchange:
         )
         if not self._streams:
             self._forward = None
-            self._pieces = []
+            self._let_body_go()
         relay.start(head, first, raw, connection, lines)
 
     def _without_token_ids(self, backend: LiveBackend, now: float) -> None:
@@ -450,6 +457,13 @@ class Exchange:
             self._over = True
             self.account.close(outcome, now)
             self._ticket.leave()
+            if self.held_bytes:
+                self.core.bodies.let_go(self)
+
+    def _let_body_go(self) -> None:
+        self._pieces = []
+        if self.held_bytes:
+            self.core.bodies.let_go(self)
 
 
 def _chunk(piece: bytes) -> bytes:
