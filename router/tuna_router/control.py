@@ -85,7 +85,7 @@ def build(router: Router) -> FastAPI:
             raise Unprocessable(str(error), 'send {"ready": 1, "starting": 0, "draining": 0}') from error
         spots = {backend.settings.name: backend for backend in core.fleet.spots}
         name = data.get("backend")
-        if name is not None and name not in spots:
+        if name is not None and (not isinstance(name, str) or name not in spots):
             raise Unprocessable(f"there is no spot backend {name!r}", "known: " + ", ".join(spots), 404)
         for backend in spots.values() if name is None else [spots[name]]:
             backend.tell(seen)
