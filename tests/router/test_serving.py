@@ -47,7 +47,7 @@ async def test_what_is_to_be_done_before_the_end_is_done_while_streams_run_and_n
     await router.start()
     task = asyncio.create_task(server.serve(sock))
     _, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"POST /v1/x HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n")
+    writer.write(b"POST /v1/x HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\n")
     await until(lambda: router.core.admission.in_flight == 1)
     server.stop()
     await until(lambda: bool(seen))
@@ -67,7 +67,7 @@ async def test_a_reader_of_events_does_not_hold_it_up() -> None:
     await router.start()
     task = asyncio.create_task(server.serve(sock))
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET /router/events HTTP/1.1\r\nhost: x\r\n\r\n")
+    writer.write(b"GET /router/events HTTP/1.1\r\nhost: localhost\r\n\r\n")
     await until(lambda: len(router.core.events.listeners) == 1)
     server.stop()
     async with asyncio.timeout(5):
