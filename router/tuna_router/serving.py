@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,20 +103,17 @@ class _TooMany(asyncio.Protocol):
 class Server:
     """Accepts connections until told to stop; then lets finish what runs, for a while.
 
-    `stop` twice ends at once. `before_stop` is awaited when nothing more is accepted and all still runs:
-    the time to move streams elsewhere, out of `shutdown_timeout_s`.
+    `stop` twice ends at once.
     """
 
     def __init__(
         self,
         router: Router,
         shutdown_timeout_s: float,
-        before_stop: Callable[[], Awaitable[None]] | None = None,
         tls: ServerTls | None = None,
     ) -> None:
         self._router = router
         self._shutdown_timeout_s = shutdown_timeout_s
-        self._before_stop = before_stop
         self._tls = tls
         self._stop = asyncio.Event()
         self._stop_at_once = asyncio.Event()
@@ -162,8 +159,6 @@ class Server:
         self._router.core.events.close()
         for connection in list(self.connections):
             connection.stop(now=False)
-        if self._before_stop is not None:
-            await self._first(self._before_stop)
         await self._gone(max(ends_at - asyncio.get_running_loop().time(), 0.0))
         for connection in list(self.connections):
             connection.stop(now=True)
@@ -171,19 +166,6 @@ class Server:
         for connection in list(self.connections):
             connection.abort()
         await asyncio.sleep(0)
-
-    async def _first(self, before_stop: Callable[[], Awaitable[None]]) -> None:
-        """What is to be done while all still runs; given up when its time is over or it shall end at once."""
-        doing = asyncio.ensure_future(before_stop())
-        hurry = asyncio.create_task(self._stop_at_once.wait())
-        await asyncio.wait((doing, hurry), timeout=self._shutdown_timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        hurry.cancel()
-        doing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            try:
-                await doing
-            except Exception:  # noqa: BLE001  (it must not keep the router from ending)
-                _log.exception("what was to be done before the end failed")
 
     async def _gone(self, seconds: float) -> None:
         """Until no connection is left, at most `seconds`, or until it shall end at once."""
