@@ -149,8 +149,7 @@ class Resuming:
             core.counts.retries.add((self._backend.name, "broken stream"))
             self._backend.failed(attempt, reason, gone=True, cooldown_s=core.settings.cooldown_s)
             attempt.close(Outcome.FAILED, core.clock())
-        if self.stream.progress > self._said:
-            self._said = self.stream.progress
+        if self.stream.shown > self._said:
             self._attempts = 0
         self._resume()
 
@@ -244,6 +243,7 @@ class Resuming:
         core.counts.resumes.add(("exact" if step.exact else step.how.value,))
         self.resumes += 1
         self.stream.inter_token = core.counts.itl(self._backend.name)
+        self._said = self.stream.shown
         self.stream.go_on(self.stream.splice(step), first, connection)
 
     def whole(self, head: ResponseHead, body: bytes) -> None:

@@ -106,6 +106,11 @@ class Stream:
         return self._progress + (len(self.source.kept) if self.source is not None else 0)
 
     @property
+    def shown(self) -> int:
+        """Characters that the client was shown; known once it has broken."""
+        return self._spoken.shown if self._spoken is not None else 0
+
+    @property
     def said_all(self) -> bool:
         """True when only the end can be missing."""
         return self._recorder.finished if self._splice is None else self._splice.finished
