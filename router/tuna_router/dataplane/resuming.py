@@ -231,7 +231,7 @@ class Resuming:
         if head.status != 200 or not head.streams:
             if connection is not None:
                 connection.drop()
-            self.failed(Failed(f"status {head.status} instead of a stream", gone=False))
+            self._refused(head.status)
             return
         self._forward = None
         core, step = self._exchange.core, self._step
@@ -256,11 +256,20 @@ class Resuming:
         elif refuses_token_ids(head.status, body) and backend.token_ids:
             backend.token_ids = False
         else:
-            self.failed(Failed(f"status {head.status}", gone=False))
+            self._refused(head.status)
             return
         if account.attempt is not None:
             account.attempt.close(Outcome.FINISHED, self._exchange.core.clock())
         self._waiting.append(backend)
+        self._next()
+
+    def _refused(self, status: int) -> None:
+        """It won't go on with it: nothing is wrong with it, such requests are ours."""
+        self._forward = None
+        core, attempt = self._exchange.core, self._exchange.account.attempt
+        assert attempt is not None
+        core.counts.retries.add((self._backend.name, f"status {status}"))
+        attempt.close(Outcome.FAILED, core.clock())
         self._next()
 
     def failed(self, failure: Refused | Failed) -> None:
