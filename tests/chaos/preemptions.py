@@ -208,7 +208,9 @@ def _request(number: int) -> tuple[str, bytes]:
 
 
 def _undisturbed(engine: EngineProcess, path: str, body: bytes) -> tuple[Any, ...]:
-    answer = httpx.post(engine.url + path, content=body, headers={"content-type": "application/json"}, trust_env=False)
+    answer = httpx.post(
+        engine.url + path, content=body, headers={"content-type": "application/json"}, trust_env=False
+    )
     assert answer.status_code == 200, answer.text
     return told(answer.content).essence
 
@@ -280,9 +282,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=1.0, help="seconds between two kills")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        run = asyncio.run(
-            preempt(Path(folder), seconds=given.seconds, streams=given.streams, every_s=given.every)
-        )
+        run = asyncio.run(preempt(Path(folder), seconds=given.seconds, streams=given.streams, every_s=given.every))
     print(run)  # noqa: T201 - a command line
     check(run)
 

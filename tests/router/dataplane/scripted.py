@@ -195,7 +195,12 @@ def stream_of(request: dict[str, Any], *, ids: bool = True) -> list[bytes]:
             done += 1
     assert request["max_tokens"] == len(WORDS) - done
     tells = ids and request.get("return_token_ids") is True
-    names = {"id": "c-1", "object": "chat.completion.chunk" if chat else "text_completion", "created": 7, "model": "m"}
+    names = {
+        "id": "c-1",
+        "object": "chat.completion.chunk" if chat else "text_completion",
+        "created": 7,
+        "model": "m",
+    }
     chunks: list[dict[str, Any]] = []
     prompt = [*PROMPT, *range(FIRST_ID, FIRST_ID + done)]
     if chat:

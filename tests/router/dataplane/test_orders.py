@@ -164,7 +164,9 @@ class Scene:
             events[at:] = [b"data: {half", b"\xff\n\n"]
         body = b"".join(events)
         if how == 13:
-            engine.takes(STREAM_HEAD + b"%bcontent-length: %d\r\n\r\n" % (connection, len(body)) + body, keeps=keeps)
+            engine.takes(
+                STREAM_HEAD + b"%bcontent-length: %d\r\n\r\n" % (connection, len(body)) + body, keeps=keeps
+            )
             return None
         if how == 14:
             engine.takes(STREAM_HEAD + b"connection: close\r\n\r\n" + body, keeps=False)
@@ -233,7 +235,10 @@ class Scene:
             try:
                 event = wire.next_event()
             except h11.RemoteProtocolError as error:
-                assert "closed" in str(error) or "without sending complete" in str(error), (error, self.client.written)
+                assert "closed" in str(error) or "without sending complete" in str(error), (
+                    error,
+                    self.client.written,
+                )
                 return status, body, False
             if isinstance(event, h11.Response):
                 status = event.status_code
