@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ..backends import Backend, Handler, Seen, Wire
+from ..backends import Handler, Seen, Wire
 from ..conftest import KEY, Running, StartBackend, StartRouter, until
 from .scripted import TEXT, WORDS, stream_of
 
