@@ -111,6 +111,9 @@ class Resuming:
 
     def stop(self) -> None:
         """The router ends now."""
+        if self.stream.done:
+            self.stream.leave("the router is stopping")
+            return
         self._cancel()
         self.stream.cancel()
         self._exchange.end(Outcome.CANCELLED, self._exchange.core.clock())
