@@ -33,7 +33,9 @@ def test_two_hundred_streams_go_through_a_preemption_and_none_fails_twice_over(t
         demo = start(around / "data")
         said, _ = demo.communicate(timeout=180)
         assert demo.returncode == 0, said
-        told = re.search(r"failed = 0 of 240 requests through a preemption without notice, (\d+) streams? continued", said)
+        told = re.search(
+            r"failed = 0 of 240 requests through a preemption without notice, (\d+) streams? continued", said
+        )
         assert told, said
         assert int(told[1]) > 0
         served = {role: int(count) for role, count in re.findall(r"(serverless|spot): .* (\d+) requests", said)}

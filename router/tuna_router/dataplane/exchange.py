@@ -13,7 +13,7 @@ from tuna_router.access_log import AccessLog, Entry
 from tuna_router.admission import Ticket
 from tuna_router.core import Core
 from tuna_router.dataplane.account import Account, Reader, begins_with_an_error, usage_of
-from tuna_router.dataplane.chunked import END
+from tuna_router.dataplane.chunked import END, chunk_of
 from tuna_router.dataplane.client import ClientConnection
 from tuna_router.dataplane.connection import Connection
 from tuna_router.dataplane.forward import Failed, Forward, Refused, asks_for_a_stream, patience
@@ -238,7 +238,7 @@ class Exchange:
         self._patience_s, self._left_patience_s = patience(core.settings, backend.settings.kind, head, None)
         framing = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
         begins = b"%bx-request-id: %b\r\n%b\r\n\r\n" % (begins, self.request_id, framing)
-        pieces = [_chunk(piece) for piece in self._pieces] if length is None else self._pieces
+        pieces = [chunk_of(piece) for piece in self._pieces] if length is None else self._pieces
         self._pieces = []
         self._forward = Forward(self, [begins, *pieces], to_head=head.method == b"HEAD", more=True)
         self._forward.start(core.upstream, backend.route, core.settings.connect_timeout_s)
@@ -250,7 +250,7 @@ class Exchange:
 
     def _stream(self, piece: bytes, *, more: bool) -> None:
         if self.client.length is None:
-            piece = (_chunk(piece) if piece else b"") + (b"" if more else END)
+            piece = (chunk_of(piece) if piece else b"") + (b"" if more else END)
         if self._forward is not None:
             self._forward.write(piece, more=more)  # also while the answer comes already
 
@@ -496,7 +496,3 @@ class Exchange:
                 outcome.value,
             )
         )
-
-
-def _chunk(piece: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(piece), piece)

@@ -1,4 +1,4 @@
-"""A stream that breaks goes on elsewhere: faults over real sockets, one after the other and all together."""
+"""A stream that breaks goes on elsewhere: faults over real sockets."""
 
 from __future__ import annotations
 
@@ -9,174 +9,24 @@ from typing import Any
 
 import pytest
 
-from ..backends import Handler, Seen, Wire
-from ..conftest import KEY, Running, StartBackend, StartRouter, until
+from ..backends import Seen, Wire
+from ..conftest import KEY, StartBackend, StartRouter, until
+from .breaking import (
+    BODY,
+    ENDS,
+    HEAD,
+    ask,
+    breaks,
+    broken,
+    counted,
+    error_and_done,
+    good,
+    reset,
+    stalls,
+    unasked,
+    whole,
+)
 from .scripted import TEXT, WORDS, stream_of
-
-BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "p"}], "stream": True}
-BODY |= {"max_tokens": len(WORDS), "temperature": 0}
-ERROR = b'data: {"error":{"message":"EngineCore encountered an issue"}}\n\n'
-DONE = b"data: [DONE]\n\n"
-HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
-
-
-async def good(wire: Wire, seen: Seen) -> None:
-    """The rest, or all of it."""
-    await wire.stream_head()
-    for event in stream_of(seen.json()):
-        await wire.chunk(event)
-    await wire.raw(b"0\r\n\r\n")
-
-
-async def unasked(wire: Wire, seen: Seen) -> None:
-    raise AssertionError("not asked for")
-
-
-def breaks(after: int, end: Callable[[Wire], Awaitable[None]], *, ids: bool = True) -> Handler:
-    """Tells so many events, then ends like that."""
-
-    async def handler(wire: Wire, seen: Seen) -> None:
-        await wire.stream_head()
-        for event in stream_of(seen.json(), ids=ids)[:after]:
-            await wire.chunk(event)
-        await asyncio.sleep(0.01)  # or a reset would overtake what was said
-        await end(wire)
-
-    return handler
-
-
-async def reset(wire: Wire) -> None:
-    wire.reset()
-
-
-async def closed(wire: Wire) -> None:
-    wire.close()
-
-
-async def stalls(wire: Wire) -> None:
-    await wire.closed_by_peer()
-
-
-async def half_a_chunk(wire: Wire) -> None:
-    await wire.raw(b'ff\r\ndata: {"id":"c-1","object"')
-    await asyncio.sleep(0.01)
-    wire.reset()
-
-
-async def half_an_event(wire: Wire) -> None:
-    await wire.chunk(b'data: {"id":"c-1","object"')
-    await wire.raw(b"0\r\n\r\n")
-
-
-async def a_closed_half_event(wire: Wire) -> None:
-    await wire.chunk(b'data: {"id":"c-1","object"\n\n' + ERROR)
-    await wire.raw(b"0\r\n\r\n")
-
-
-async def a_long_chunk(wire: Wire) -> None:
-    await wire.raw(b"3\r\ndata: x\r\n")
-
-
-async def no_chunk(wire: Wire) -> None:
-    await wire.raw(b"garbage\r\n")
-
-
-async def no_terminator(wire: Wire) -> None:
-    await wire.raw(b"0\r\n")
-    wire.close()
-
-
-async def early_end(wire: Wire) -> None:
-    await wire.raw(b"0\r\n\r\n")
-
-
-async def error_and_done(wire: Wire) -> None:
-    await wire.chunk(ERROR)
-    await wire.chunk(DONE)
-    await wire.raw(b"0\r\n\r\n")
-
-
-async def error_in_pieces(wire: Wire) -> None:
-    for n in range(0, len(ERROR), 7):
-        await wire.chunk(ERROR[n : n + 7])
-    await wire.raw(b"0\r\n\r\n")
-
-
-async def done_without_finish(wire: Wire) -> None:
-    await wire.chunk(DONE)
-    await wire.raw(b"0\r\n\r\n")
-
-
-async def aborted(wire: Wire) -> None:
-    await wire.chunk(b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"abort"}]}\n\n' + DONE)
-    await wire.raw(b"0\r\n\r\n")
-
-
-async def failed(wire: Wire) -> None:
-    await wire.chunk(b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"error"}]}\n\n' + DONE)
-    await wire.raw(b"0\r\n\r\n")
-
-
-async def huge_event(wire: Wire) -> None:
-    for _ in range(40):
-        await wire.chunk(b"x" * 65536)
-
-
-ENDS = (
-    reset, closed, stalls, half_a_chunk, half_an_event, a_closed_half_event, a_long_chunk, no_chunk, no_terminator,
-    early_end, error_and_done, error_in_pieces, done_without_finish, aborted, failed, huge_event,
-)  # fmt: skip
-
-
-def events_of(answer: bytes) -> list[bytes]:
-    assert answer.endswith(b"\n\n")
-    return [event.removeprefix(b"data: ") for event in answer.split(b"\n\n")[:-1]]
-
-
-def whole(answer: bytes) -> str:
-    """The text of a stream that ended well."""
-    *events, last = events_of(answer)
-    assert last == b"[DONE]"
-    text, roles, finishes = "", 0, []
-    for event in events:
-        chunk = json.loads(event)
-        assert "error" not in chunk
-        for choice in chunk["choices"]:
-            delta = choice.get("delta", choice)
-            roles += "role" in delta
-            text += delta.get("content") or delta.get("text") or ""
-            assert not choice.get("token_ids")
-            if choice["finish_reason"]:
-                finishes.append(choice["finish_reason"])
-    assert (roles, finishes) == (1, ["length"])
-    return text
-
-
-def broken(answer: bytes) -> str:
-    """The message of a stream that ended with an error event."""
-    *events, last = events_of(answer)
-    assert all("error" not in json.loads(event) for event in events)
-    error = json.loads(last)["error"]
-    assert error["code"] == "stream_broken"
-    return str(error["message"])
-
-
-async def ask(router: Running, headers: dict[str, str] | None = None, **more: Any) -> bytes:
-    answer = await router.client.post("/v1/chat/completions", json=BODY | more, headers=headers)
-    assert answer.status_code == 200, answer.text
-    return answer.content
-
-
-def counted(router: Running) -> dict[str, int]:
-    """Broken streams by what came of them; and the books are even."""
-    core = router.router.core
-    for tally in (core.meter.requests, *core.meter.backends.values()):
-        assert tally.started == tally.finished + tally.cancelled + tally.failed
-        assert tally.running == 0
-    assert core.admission.in_flight == 0
-    assert all(key.in_flight == 0 for key in core.guard)
-    assert not core.streams
-    return {outcome: count for (outcome,), count in core.counts.resumes}
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -492,132 +342,3 @@ async def test_more_than_the_memory_allows_is_given_up_and_counted(
     )
     assert "more than 400 bytes" in broken(await ask(router))
     assert counted(router) == {"refused": 1}
-
-
-async def test_the_work_for_a_client_that_goes_during_a_resume_ends(
-    start_backend: StartBackend, start_router: StartRouter
-) -> None:
-    ended = asyncio.Event()
-
-    async def silent(wire: Wire, seen: Seen) -> None:
-        if await wire.closed_by_peer():
-            ended.set()
-
-    serverless = await start_backend(silent)
-    router = await start_router(serverless, await start_backend(breaks(4, reset)))
-    reader, writer = await router.raw(json.dumps(BODY).encode(), path="/v1/chat/completions")
-    await reader.readuntil(b"\\u0107")
-    await until(lambda: len(serverless.seen) == 1)
-    writer.close()
-    async with asyncio.timeout(5):
-        await ended.wait()
-    await until(lambda: router.tally.running == 0)
-    assert counted(router) == {}
-    assert (router.tally.cancelled, router.tally.failed) == (1, 0)
-
-
-async def test_a_client_that_takes_nothing_during_a_resume_slows_the_backend_down_and_misses_nothing(
-    start_backend: StartBackend, start_router: StartRouter
-) -> None:
-    padding = b": " + b"x" * 60_000 + b"\n\n"
-    sent = 0
-
-    async def long(wire: Wire, seen: Seen) -> None:
-        nonlocal sent
-        await wire.stream_head()
-        events = stream_of(seen.json())
-        await wire.chunk(events[0])
-        for _ in range(1500):
-            await wire.chunk(padding)
-            sent += 1
-        for event in events[1:]:
-            await wire.chunk(event)
-        await wire.raw(b"0\r\n\r\n")
-
-    async def full_then_breaks(wire: Wire, seen: Seen) -> None:
-        await wire.stream_head()
-        for event in stream_of(seen.json())[:4]:
-            await wire.chunk(event)
-        for _ in range(60):
-            await wire.chunk(padding)
-        await asyncio.sleep(0.05)
-        wire.reset()
-
-    router = await start_router(await start_backend(long), await start_backend(full_then_breaks))
-    reader, writer = await router.raw(json.dumps(BODY).encode(), path="/v1/chat/completions")
-    reader._transport.pause_reading()  # type: ignore[attr-defined]
-    await until(lambda: sent > 10)
-    (client,) = (each for each in router.router.connections if each.handler is not None)
-    await until(lambda: client.write_paused)
-    for _ in range(100):
-        await asyncio.sleep(0)
-    assert sent < 1500
-    assert client.unsent_bytes < 1024 * 1024
-    reader._transport.resume_reading()  # type: ignore[attr-defined]
-    async with asyncio.timeout(20):
-        answer = await _to_the_end(reader)
-    assert answer.count(b"[DONE]") == 1
-    assert answer.count(b'"content":') == len(WORDS) + 1
-    writer.close()
-    assert counted(router) == {"exact": 1}
-
-
-async def _to_the_end(reader: asyncio.StreamReader) -> bytes:
-    pieces = [b""]
-    while not pieces[-1].endswith(b"0\r\n\r\n"):
-        pieces.append(await reader.read(1 << 20))
-        assert pieces[-1]
-    return b"".join(pieces)
-
-
-@pytest.mark.parametrize("begun", [True, False])
-async def test_a_stream_moves_away_from_a_machine_under_notice_before_its_end(
-    start_backend: StartBackend, start_router: StartRouter, begun: bool
-) -> None:
-    left = asyncio.Event()
-    started = asyncio.Event()
-
-    async def slow(wire: Wire, seen: Seen) -> None:
-        if begun:
-            await wire.stream_head()
-            for event in stream_of(seen.json())[:4]:
-                await wire.chunk(event)
-        started.set()
-        if await wire.closed_by_peer():
-            left.set()
-
-    serverless = await start_backend(good)
-    router = await start_router(serverless, await start_backend(slow), move_margin_s=0.8)
-    asking = asyncio.create_task(ask(router))
-    await started.wait()
-    if begun:
-        await until(lambda: router.router.core.fleet["spot"].tally.ttft.count == 1)
-    notice = await router.client.post("/router/spot-replicas/spot/notice", json={"seconds": 1, "last": True})
-    assert notice.status_code == 200, notice.text
-    assert whole(await asking) == TEXT
-    assert left.is_set()
-    assert router.state() == "DRAINING"
-    assert counted(router) == ({"exact": 1} if begun else {})
-    assert dict(router.router.core.counts.moves) == {("spot",): 1}
-    spot = router.router.core.meter.backends["spot"]
-    assert (spot.cancelled, spot.failed) == (1, 0)
-
-
-async def test_a_hundred_megabytes_go_through_either_way(
-    start_backend: StartBackend, start_router: StartRouter
-) -> None:
-    size = 100 * 1024 * 1024
-
-    async def big(wire: Wire, seen: Seen) -> None:
-        assert len(seen.body) == size
-        await wire.raw(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size)
-        for _ in range(100):
-            await wire.raw(bytes(1024 * 1024))
-
-    router = await start_router(await start_backend(big))
-    got = 0
-    async with router.client.stream("POST", "/v1/files", content=bytes(size), timeout=30) as answer:
-        async for piece in answer.aiter_raw():
-            got += len(piece)
-    assert got == size
-    assert counted(router) == {}
