@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-real-engine lint format bench clean
+.PHONY: demo test test-real-engine lint format bench soak clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/tuna demo
@@ -27,6 +27,11 @@ format: $(VENV)/.installed-lint
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m tests.bench
+
+# A spot engine killed each second for an hour, under two hundred streams; `make soak SECONDS=600` for less.
+SECONDS ?= 3600
+soak: $(VENV)/.installed-test
+	$(BIN)/python -m tests.chaos.preemptions --seconds $(SECONDS)
 
 clean:
 	rm -rf $(VENV) .venv-vllm

@@ -145,6 +145,7 @@ def stats(core: Core) -> dict[str, Any]:
         "attempts": sum(tally.started for tally in meter.backends.values()),
         "failovers": meter.failovers,
         "broken_streams": meter.broken_streams,
+        "resumes": {outcome: int(count) for (outcome,), count in core.counts.resumes},
         "rejected": meter.rejected,
         "rejected_by_reason": dict(rejected(core)),
         "unauthorized": meter.unauthorized,

@@ -171,6 +171,7 @@ class Stats(BaseModel):
     attempts: int
     failovers: int
     broken_streams: int
+    resumes: dict[str, int]
     rejected: int
     rejected_by_reason: dict[str, int]
     unauthorized: int

@@ -82,36 +82,40 @@ async def preempt(
             for each in engines:
                 each.__enter__()
             with _router(folder, serverless.url, [each.url for each in engines]) as (process, url):
-                await _drive(run, process, url, engines, requests, expected, seconds, streams, every_s)
+                load = _Load(url, requests, expected, streams, seconds, every_s)
+                await _drive(run, load, process, engines)
     finally:
         for each in engines:
             each.end()
     return run
 
 
-async def _drive(
-    run: Run,
-    process: psutil.Process,
-    url: str,
-    engines: list[EngineProcess],
-    requests: list[tuple[str, bytes]],
-    expected: list[tuple[Any, ...]],
-    seconds: float,
-    streams: int,
-    every_s: float,
-) -> None:
+@dataclass
+class _Load:
+    """What is sent, what must come back, and for how long; `end` is by time.monotonic()."""
+
+    url: str
+    requests: list[tuple[str, bytes]]
+    expected: list[tuple[Any, ...]]
+    streams: int
+    seconds: float
+    every_s: float
+    end: float = 0.0
+
+
+async def _drive(run: Run, load: _Load, process: psutil.Process, engines: list[EngineProcess]) -> None:
     headers = {"x-api-key": KEY}
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=load.url, headers=headers, timeout=60, trust_env=False) as client:
         await _until_ready(client, len(engines))
         run.first_fds = process.num_fds()
-        end = time.monotonic() + seconds
+        load.end = time.monotonic() + load.seconds
         cpu = sum(process.cpu_times()[:2])
         async with asyncio.TaskGroup() as group:
-            for number in range(streams):
-                group.create_task(_client(run, url, number, requests, expected, end))
-            group.create_task(_watch(run, process, end))
-            group.create_task(_kill(run, engines, every_s, end))
-        run.cpu_share = (sum(process.cpu_times()[:2]) - cpu) / seconds
+            for number in range(load.streams):
+                group.create_task(_client(run, load, number))
+            group.create_task(_watch(run, process, load.end))
+            group.create_task(_kill(run, engines, load.every_s, load.end))
+        run.cpu_share = (sum(process.cpu_times()[:2]) - cpu) / load.seconds
         run.stats = (await client.get("/router/stats")).json()
         lines = (await client.get("/metrics")).text.splitlines()
         for line in lines:
@@ -124,18 +128,16 @@ async def _drive(
     run.last_fds = last
 
 
-async def _client(
-    run: Run, url: str, number: int, requests: list[tuple[str, bytes]], expected: list[tuple[Any, ...]], end: float
-) -> None:
+async def _client(run: Run, load: _Load, number: int) -> None:
     """One stream after the other on one connection, until the time is over."""
-    host, port = url.removeprefix("http://").split(":")
+    host, port = load.url.removeprefix("http://").split(":")
     # Not all in step: breaks shall find streams at every position.
-    await asyncio.sleep(number / 200 * TOKENS / float(TOKENS_PER_S))
+    await asyncio.sleep(number / load.streams * TOKENS / float(TOKENS_PER_S))
     reader, writer = await asyncio.open_connection(host, int(port))
     wire = h11.Connection(h11.CLIENT)
-    while time.monotonic() < end:
-        which = random.randrange(len(requests))
-        path, body = requests[which]
+    while time.monotonic() < load.end:
+        which = random.randrange(len(load.requests))
+        path, body = load.requests[which]
         head = [("host", "x"), ("x-api-key", KEY), ("content-type", "application/json")]
         head.append(("content-length", str(len(body))))
         sent = [wire.send(h11.Request(method="POST", target=path, headers=head)), wire.send(h11.Data(data=body))]
@@ -152,8 +154,8 @@ async def _client(
                     elif isinstance(event, h11.Data):
                         said += event.data
             assert status == 200, status
-            assert told(said).essence == expected[which], "another text"
-        except Exception as error:
+            assert told(said).essence == load.expected[which], "another text"
+        except (AssertionError, h11.RemoteProtocolError, OSError, ValueError) as error:
             run.wrong.append(f"{error!r}: {said[-300:]!r}")
             break
         wire.start_next_cycle()
@@ -234,7 +236,9 @@ class _router:
         backends += [{"name": f"spot-{n}", "kind": "spot", "url": url} for n, url in enumerate(spots)]
         settings = {
             "backends": backends, "api_key_sha256": [sha256_hex(KEY)], "max_concurrency": 400,
-            "probe_interval_s": 0.2, "cooldown_s": 0.5, "connect_timeout_s": 2,
+            "probe_interval_s": 0.2, "connect_timeout_s": 2,
+            # Who dies so often would soon be left alone: here he shall be asked again at once.
+            "cooldown_s": 0.5, "cooldown_max_s": 0.5,
         }  # fmt: skip
         self._config = folder / "router.json"
         self._config.write_text(json.dumps(settings))

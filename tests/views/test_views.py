@@ -79,7 +79,7 @@ def job_record(**change: Any) -> JobRecord:
 
 def story() -> Story:
     outcome = Outcome(1, NOW, "spot", None, 1.0, 0, HOSTILE)
-    return Story((outcome,), ((NOW, HOSTILE),), bill(), 0.01, 12.0)
+    return Story((outcome,), ((NOW, HOSTILE),), 3, bill(), 0.01, 12.0)
 
 
 RESULTS: dict[str, Callable[[], Any]] = {

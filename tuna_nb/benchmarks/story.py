@@ -11,10 +11,14 @@ from tuna_nb.costs.bill import Bill
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """events: (Unix seconds, text). providers_bill_usd: what the local cloud itself charges for the same."""
+    """events: (Unix seconds, text). providers_bill_usd: what the local cloud itself charges for the same.
+
+    continued: streams that broke with the GPU and went on elsewhere.
+    """
 
     outcomes: tuple[Outcome, ...]
     events: tuple[tuple[float, str], ...]
+    continued: int
     bill: Bill
     providers_bill_usd: float
     seconds: float

@@ -31,6 +31,8 @@ NAME = "demo"
 PER_SECOND = 8.0
 MAX_TOKENS = 24
 WAIT_S = 60.0
+CONTINUED = ("exact", "ids", "text", "again", "closed")
+"""What may come of a stream that broke, as the router counts it; else its client was told an error."""
 
 REQUEST = DeployRequest(
     service_name=NAME,
@@ -41,7 +43,7 @@ REQUEST = DeployRequest(
     serverless=ServerlessScaling(concurrency=32, scaledown_window=5),
     spot=SpotScaling(min_replicas=1, max_replicas=1, target_qps=50),
     # Minutes on a real cloud, seconds here; nothing else about the story is changed.
-    options={"cold_start_s": "1", "boot_s": "6", "notice_s": "5", "decode_tokens_per_s": "40"},
+    options={"cold_start_s": "1", "boot_s": "6", "notice_s": "5", "decode_tokens_per_s": "24"},
 )
 
 
@@ -69,6 +71,7 @@ class _Demo:
     requests: int
     outcomes: list[Outcome] = field(default_factory=list)
     events: list[tuple[float, str]] = field(default_factory=list)
+    continued: int = 0
 
     async def play(self, keep: bool) -> Story:
         begun = time.monotonic()
@@ -113,6 +116,8 @@ class _Demo:
             )
             watcher.cancel()
             director.cancel()
+        resumes = (await router.stats())["resumes"]
+        self.continued = sum(resumes.get(way, 0) for way in CONTINUED)
         self.report.step("reading the bill", 0.9)
         bill = await bill_of(self.workspace, record)
         names = {r.name for r in self.workspace.store.resources(record.id)}
@@ -120,6 +125,7 @@ class _Demo:
         return Story(
             outcomes=tuple(sorted(self.outcomes, key=lambda o: o.number)),
             events=tuple(self.events),
+            continued=self.continued,
             bill=bill,
             providers_bill_usd=sum(i.usd for i in own.intervals if i.resource in names),
             seconds=time.monotonic() - begun,
@@ -141,7 +147,7 @@ class _Demo:
             "READY": "spot is ready: traffic moves to it",
             "DRAINING": "the spot GPU is being taken away: running streams finish, new ones go to serverless",
             "COLD": "no spot GPU: serverless answers",
-            "WARMING": "a new spot GPU is warming up",
+            "WARMING": "the spot GPU is gone: serverless answers, and goes on with the streams that it left",
         }
         last = "WARMING"
         while True:
@@ -158,8 +164,8 @@ class _Demo:
             if time.monotonic() > end:
                 raise TunaError("the spot side was not ready in time to be preempted", "run the demo again")
             await asyncio.sleep(0.1)
-        replica = await preempt(self.workspace, NAME, None, None)
-        self._event(f"the cloud takes spot replica {replica} away, with 5 s of notice")
+        replica = await preempt(self.workspace, NAME, 0, None)
+        self._event(f"the cloud kills spot replica {replica}, without notice, in the middle of its streams")
 
     def _event(self, text: str) -> None:
         self.events.append((time.time(), text))

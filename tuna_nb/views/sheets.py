@@ -225,6 +225,7 @@ def _story(s: Story, _now: float) -> Sheet:
     whole = len(s.outcomes) - s.failed
     start = s.outcomes[0].sent_at if s.outcomes else 0.0
     facts = [("requests", str(len(s.outcomes))), ("answered whole", str(whole)), ("failed", str(s.failed))]
+    facts.append(("streams continued on another GPU", str(s.continued)))
     if s.median_ttft_s is not None:
         facts.append(("median time to first token", f"{s.median_ttft_s * 1000:.0f} ms"))
     facts += [
@@ -238,7 +239,8 @@ def _story(s: Story, _now: float) -> Sheet:
     errors = [f"request {o.number}: {o.error}" for o in s.outcomes if o.error][:5]
     parts = [f"{x.role}: {x.hours * 3600:,.0f} s billed, {usd(x.usd)}, {x.requests} requests" for x in s.bill.sides]
     return Sheet(
-        f"failed = {s.failed} of {len(s.outcomes)} requests through a preemption under load",
+        f"failed = {s.failed} of {len(s.outcomes)} requests through a preemption without notice, "
+        f"{s.continued} stream{'s' * (s.continued != 1)} continued",
         tuple(facts),
         ("when", "what happened"),
         rows,

@@ -25,6 +25,11 @@ chunk_lengths: Final[dict[bytes, int]] = {}
 """By the first line of a chunk, the length of the whole chunk with its framing; of lines that were read."""
 
 
+def chunk_of(payload: bytes) -> bytes:
+    """One whole chunk; not of nothing, which would be the end."""
+    return b"%x\r\n%b\r\n" % (len(payload), payload)
+
+
 def payload_of(chunk: bytes) -> bytes:
     """What one whole chunk carries."""
     return chunk[chunk.index(b"\r\n") + 2 : -2]

@@ -13,12 +13,12 @@ from tuna_router.access_log import Entry
 from tuna_router.admission import Ticket
 from tuna_router.core import Core
 from tuna_router.dataplane.account import Account, Reader, begins_with_an_error, usage_of
-from tuna_router.dataplane.chunked import END
+from tuna_router.dataplane.chunked import END, chunk_of
 from tuna_router.dataplane.client import ClientConnection
 from tuna_router.dataplane.connection import Connection
 from tuna_router.dataplane.forward import Failed, Forward, Refused, asks_for_a_stream, patience
 from tuna_router.dataplane.headers import own_lines
-from tuna_router.dataplane.outgoing import begun_request, chunk, whole_request
+from tuna_router.dataplane.outgoing import begun_request, whole_request
 from tuna_router.dataplane.relay import Relay
 from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.dataplane.response_head import ResponseHead
@@ -241,7 +241,7 @@ class Exchange:
 
     def _stream(self, piece: bytes, *, more: bool) -> None:
         if self.client.length is None:
-            piece = (chunk(piece) if piece else b"") + (b"" if more else END)
+            piece = (chunk_of(piece) if piece else b"") + (b"" if more else END)
         if self._forward is not None:
             self._forward.write(piece, more=more)  # also while the answer comes already
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tuna_router.dataplane.chunked import chunk_of
 from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.dataplane.wish import with_model
 from tuna_router.fleet import LiveBackend
@@ -40,7 +41,7 @@ def begun_request(
     """A request whose body is still coming: `length` bytes, None for a chunked one; `body` is what is here."""
     framing = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
     begins = b"%bx-request-id: %b\r\n%b\r\n\r\n" % (head.begins(backend.route), request_id, framing)
-    return [begins, *(map(chunk, body) if length is None else body)]
+    return [begins, *(map(chunk_of, body) if length is None else body)]
 
 
 def rest_request(
@@ -51,8 +52,3 @@ def rest_request(
         body = with_model(body, backend.own_model(model))
     begins = head.begins_at(backend.route, path)
     return [b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (begins, request_id, len(body)), body]
-
-
-def chunk(piece: bytes) -> bytes:
-    """One chunk of a chunked body."""
-    return b"%x\r\n%b\r\n" % (len(piece), piece)

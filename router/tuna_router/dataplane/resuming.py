@@ -111,6 +111,9 @@ class Resuming:
 
     def stop(self) -> None:
         """The router ends now."""
+        if self.stream.done:
+            self.stream.leave("the router is stopping")
+            return
         self._cancel()
         self.stream.cancel()
         self._exchange.end(Outcome.CANCELLED, self._exchange.core.clock())
@@ -149,8 +152,7 @@ class Resuming:
             core.counts.retries.add((self._backend.name, "broken stream"))
             self._backend.failed(attempt, reason, gone=True, cooldown_s=core.settings.cooldown_s)
             attempt.close(Outcome.FAILED, core.clock())
-        if self.stream.progress > self._said:
-            self._said = self.stream.progress
+        if self.stream.shown > self._said:
             self._attempts = 0
         self._resume()
 
@@ -227,7 +229,7 @@ class Resuming:
         if head.status != 200 or not head.streams:
             if connection is not None:
                 connection.drop()
-            self.failed(Failed(f"status {head.status} instead of a stream", gone=False))
+            self._refused(head.status)
             return
         self._forward = None
         core, step = self._exchange.core, self._step
@@ -239,6 +241,7 @@ class Resuming:
         core.counts.resumes.add(("exact" if step.exact else step.how.value,))
         self.resumes += 1
         self.stream.inter_token = core.counts.itl(self._backend.name)
+        self._said = self.stream.shown
         self.stream.go_on(self.stream.splice(step), first, connection)
 
     def whole(self, head: ResponseHead, body: bytes) -> None:
@@ -251,11 +254,20 @@ class Resuming:
         elif refuses_token_ids(head.status, body) and backend.token_ids:
             backend.token_ids = False
         else:
-            self.failed(Failed(f"status {head.status}", gone=False))
+            self._refused(head.status)
             return
         if account.attempt is not None:
             account.attempt.close(Outcome.FINISHED, self._exchange.core.clock())
         self._waiting.append(backend)
+        self._next()
+
+    def _refused(self, status: int) -> None:
+        """It won't go on with it: nothing is wrong with it, such requests are ours."""
+        self._forward = None
+        core, attempt = self._exchange.core, self._exchange.account.attempt
+        assert attempt is not None
+        core.counts.retries.add((self._backend.name, f"status {status}"))
+        attempt.close(Outcome.FAILED, core.clock())
         self._next()
 
     def failed(self, failure: Refused | Failed) -> None:

@@ -106,9 +106,19 @@ class Stream:
         return self._progress + (len(self.source.kept) if self.source is not None else 0)
 
     @property
+    def shown(self) -> int:
+        """Characters that the client was shown; known once it has broken."""
+        return self._spoken.shown if self._spoken is not None else 0
+
+    @property
     def said_all(self) -> bool:
         """True when only the end can be missing."""
         return self._recorder.finished if self._splice is None else self._splice.finished
+
+    @property
+    def done(self) -> bool:
+        """True when the client has [DONE], and only the end of the body is missing."""
+        return self._recorder.done if self._splice is None else self._splice.done
 
     @property
     def may_go_on(self) -> bool:
@@ -225,16 +235,12 @@ class Stream:
         self.cancel()
         if self._splice is None:
             self._recorder.lost(reason)
-            if self._recorder.done:
-                self._owner.finished()
-                self._finish(b"")
-                return
         else:
             told = self._splice.lost(reason)
-            if self._splice.done:
-                self._owner.finished()
-                self._finish(told)
-                return
+        if self.done:
+            self._owner.finished()
+            self._finish(told)
+            return
         self._tell(told)
         self._owner.broke(reason)
 

@@ -85,13 +85,12 @@ class Splice:
         if isinstance(chunk.get("usage"), dict):
             self._usage = chunk["usage"]
         choices = chunk.get("choices")
-        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict) or self.finished:
             return b""
         choice = choices[0]
         finish = choice.get("finish_reason")
         if finish in _NO_FINISH:
-            self.broken = f"finish_reason {finish}"
-            return b""
+            return self.lost(f"finish_reason {finish}")
         if not self._begun:
             self._begin()
         of_ids = self._continuation.how is How.IDS

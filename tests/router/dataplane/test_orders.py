@@ -31,6 +31,7 @@ ACTIONS = (
     "piece", "body", "say", "say", "say", "say", "all", "accept", "accept", "accept", "accept", "refuse", "take",
     "take", "take", "reset", "closed", "wait", "long", "full", "empty", "gone", "stop", "move", "good",
 )  # fmt: skip
+LIKELY = ("take", "say", "say", "accept", "reset")
 
 
 class Scene:
@@ -235,10 +236,9 @@ class Scene:
             try:
                 event = wire.next_event()
             except h11.RemoteProtocolError as error:
-                assert "closed" in str(error) or "without sending complete" in str(error), (
-                    error,
-                    self.client.written,
-                )
+                # Cut off is allowed, and judged by the caller; malformed is not.
+                if "without sending complete" not in str(error) and "closed" not in str(error):
+                    raise
                 return status, body, False
             if isinstance(event, h11.Response):
                 status = event.status_code
@@ -299,18 +299,21 @@ def _text(body: bytes) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(
-    script=st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 999)), max_size=60),
+    begins=st.lists(st.tuples(st.sampled_from(LIKELY), st.integers(0, 999)), max_size=30),
+    script=st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 999)), max_size=40),
     cap=st.sampled_from([1 << 20, 1 << 20, 1 << 20, 40]),
     resume=st.sampled_from([True, True, True, False]),
 )
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 def test_every_order_of_events_ends_each_request_once(
-    kind: str, script: list[tuple[str, int]], cap: int, resume: bool
+    kind: str, begins: list[tuple[str, int]], script: list[tuple[str, int]], cap: int, resume: bool
 ) -> None:
+    """`begins`: what is likely to get far; `script`: anything."""
+    if begins:
+        script = [("body", 0), ("accept", 0), *begins, *script]
     with asyncio.Runner(loop_factory=ScriptedLoop) as runner:
         loop = runner.get_loop()
         assert isinstance(loop, ScriptedLoop)
-        script = [("body", 0), ("accept", 0), *script] if script and script[0][1] % 2 else script
         runner.run(play(loop, kind, cap, resume, script))
 
 

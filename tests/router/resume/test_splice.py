@@ -152,3 +152,12 @@ def test_an_end_that_was_lost_is_supplied() -> None:
     closing = plan(CHAT, json.dumps(BODY).encode(), spoken)
     assert isinstance(closing, Closing)
     assert closing_events(spoken, closing) == DONE
+
+
+def test_what_comes_behind_the_finish_is_not_told_and_breaks_nothing() -> None:
+    splice = splice_of(broken(({"content": "a"}, [7])), **USAGE)
+    end = text("b", [8], "stop") + text("", [], "abort") + text("c", [9])
+    seen = splice.feed(end + usage(3, 1) + DONE) + splice.end()
+    assert splice.broken is None
+    said = told(seen)
+    assert (said.text, said.finishes, said.done, len(said.usages)) == ("b", [("stop", None)], 1, 1)
