@@ -24,6 +24,10 @@ class Plan:
     cuts: dict[str, int] = field(default_factory=dict)
     events: dict[str, list[int]] = field(default_factory=dict)
 
+    def began(self, request: str) -> bool:
+        """Whether an event of its answer came."""
+        return any(self.events.get(request, ()))
+
 
 class Cutter:
     """`async with Cutter(port, plan) as cutter:` stands before the engine on that port, at `cutter.url`."""
