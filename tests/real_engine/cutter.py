@@ -18,11 +18,18 @@ class Plan:
     """What the proxies in front of several engines share, by request id.
 
     cuts: after how many events a request's first answer is reset. Taken out when that is done: the answer to the
-    request for the rest comes through. events: how many events each answer of a request had, in their order.
+    request for the rest comes through. holds: after how many events the rest is kept back, until the engine ends;
+    then the router gets the end as the engine made it, as if it had come right there. events: how many events each
+    answer of a request had at the engine, in their order.
     """
 
     cuts: dict[str, int] = field(default_factory=dict)
+    holds: dict[str, int] = field(default_factory=dict)
     events: dict[str, list[int]] = field(default_factory=dict)
+
+    def began(self, request: str, events: int = 1) -> bool:
+        """Whether so many events of its first answer came."""
+        return self.events.get(request, [0])[0] >= events
 
 
 class Cutter:
@@ -91,25 +98,42 @@ class _Link:
             engine.write(data)
 
     async def answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        plan = self._plan
         while data := await reader.read(65536):
-            counts = self._plan.events.get(self._request)
+            counts = plan.events.get(self._request)
             if counts is None:
                 writer.write(data)
                 continue
-            cut = self._plan.cuts.get(self._request)
+            cut = plan.cuts.get(self._request)
             if cut is not None and (end := self._end(data, cut - counts[-1])) is not None:
-                del self._plan.cuts[self._request]
-                writer.write(data[:end])
-                counts[-1] = cut
-                # A reset overtakes what its receiver has not read yet.
-                await asyncio.sleep(_READ_S)
-                linger = struct.pack("ii", 1, 0)
-                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-                writer.transport.abort()
+                del plan.cuts[self._request]
+                await _reset(writer, data[:end])
                 return
-            counts[-1] += (self._last + data).count(b"\n\n")
-            self._last = data[-1:] if not data.endswith(b"\n\n") else b""
+            hold = plan.holds.get(self._request)
+            if hold is not None and (end := self._end(data, hold - counts[-1])) is not None:
+                self._count(counts, data)
+                writer.write(data[:end] + b"\r\n")
+                await self._keep_back(counts, data[end:], reader, writer)
+                return
+            self._count(counts, data)
             writer.write(data)
+
+    async def _keep_back(
+        self, counts: list[int], kept: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Read on. An engine that dies tells its error in a chunk of its own; one that is dead tells nothing."""
+        while data := await reader.read(65536):
+            self._count(counts, data)
+            kept += data
+            if (error := kept.find(b'data: {"error"')) >= 0:
+                writer.write(kept[kept.rfind(b"\r\n", 0, error - 2) + 2 :])
+                kept = b""
+                while data := await reader.read(65536):
+                    writer.write(data)
+
+    def _count(self, counts: list[int], data: bytes) -> None:
+        counts[-1] += (self._last + data).count(b"\n\n")
+        self._last = data[-1:] if not data.endswith(b"\n\n") else b""
 
     def _end(self, data: bytes, events: int) -> int | None:
         """Where in `data` so many more events end; None when they are not all in it."""
@@ -119,4 +143,13 @@ class _Link:
             if found < 0:
                 return None
             at = found + 2
-        return max(at - len(self._last), 0) if events > 0 else 0
+        return max(at - len(self._last), 0)
+
+
+async def _reset(writer: asyncio.StreamWriter, last: bytes) -> None:
+    """Send these bytes and an RST, which overtakes what its receiver has not read yet: so a little later."""
+    writer.write(last)
+    await asyncio.sleep(_READ_S)
+    linger = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    writer.transport.abort()

@@ -15,7 +15,8 @@ import psutil
 
 from tests.real_engine.deployment import MODEL, SERVER, SETTINGS, START_S, members_of_session, wait_for
 
-FLAGS = "--dtype float32 --max-model-len 512 --max-num-seqs 128 --enforce-eager".split()
+MOST_AT_ONCE = 128
+FLAGS = f"--dtype float32 --max-model-len 512 --max-num-seqs {MOST_AT_ONCE} --enforce-eager".split()
 
 
 class Vllm:
