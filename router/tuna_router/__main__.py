@@ -27,6 +27,11 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         as_json = options.log_format == "json"
         log_to_stderr(options.log_level.upper(), as_json=as_json)
 
+        tls = None
+        if options.tls_cert is not None:
+            from tuna_router.tls import ServerTls
+
+            tls = ServerTls(options.tls_cert, options.tls_key)
         sock = bind(options.host, options.port)
 
         async def run() -> None:
@@ -45,6 +50,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
                 port_file=options.port_file,
                 shutdown_timeout_s=options.shutdown_timeout_s,
                 state=state_path(options),
+                tls=tls,
                 reread=None if options.config is None else lambda: prepare(options, env).settings,
             )
 

@@ -13,6 +13,7 @@ from tuna_router.admission import Ticket
 from tuna_router.asgi import Application, AsgiCall
 from tuna_router.auth import Role
 from tuna_router.core import Core
+from tuna_router.cross_site import HINT, foreign
 from tuna_router.dataplane.admit import admit, unauthorized
 from tuna_router.dataplane.client import ClientConnection, Handler
 from tuna_router.dataplane.event_stream import EventStream
@@ -23,7 +24,7 @@ from tuna_router.dataplane.refuse import refuse
 from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.envelope import error_body
 from tuna_router.fleet import LiveBackend
-from tuna_router.health import health
+from tuna_router.health import health, public_health
 from tuna_router.keys import LiveKey
 from tuna_router.meter import SAMPLE_S
 from tuna_router.refusal import Refusal
@@ -53,6 +54,8 @@ class Router:
         self._configure_lock = asyncio.Lock()
         self.connections: set[ClientConnection] = set()
         """Of clients; kept by the connections themselves."""
+        self.on_loopback = False
+        """True when no other machine reaches it; set by the server."""
         self.core.fleet.on_move = self._move
         self._sweeper = self.core.wheel.timer(self._sweep)
 
@@ -76,6 +79,9 @@ class Router:
     def begin(self, client: ClientConnection, head: RequestHead) -> Handler | None:
         """Who answers this request; None when it was answered."""
         target = head.target
+        if self.core.open_door and (why := foreign(*head.place, loopback=self.on_loopback)) is not None:
+            self.core.counts.refused.add(("cross_site",))
+            return refuse(client, head, Refusal(403, error_body(why, "permission_error", "cross_site", hint=HINT)))
         if b"%" in target or target.startswith((b"/router", b"/metrics")):
             path = head.plain_path
             if path == b"/router/health":
@@ -143,9 +149,9 @@ class Router:
         if head.method not in (b"GET", b"HEAD"):
             body = error_body("Only GET is allowed here.", "invalid_request_error", "method_not_allowed")
             return refuse(client, head, Refusal(405, body, b"allow: GET\r\n"))
-        return refuse(
-            client, head, Refusal(200, json.dumps(health(self.core)).encode(), b"cache-control: no-store\r\n")
-        )
+        core = self.core
+        shown = health(core) if core.guard.role(head.key) >= Role.CLIENT else public_health(core)
+        return refuse(client, head, Refusal(200, json.dumps(shown).encode(), b"cache-control: no-store\r\n"))
 
     def _events(self, client: ClientConnection, head: RequestHead) -> Handler | None:
         key = head.key
@@ -163,9 +169,6 @@ class Router:
             if role is Role.NOBODY:
                 return refuse(client, head, unauthorized(key is not None))
             body = error_body("This needs an admin key.", "permission_error", "admin_key_required")
-            return refuse(client, head, Refusal(403, body))
-        if core.open_door and _from_another_site(head):
-            body = error_body("Another web site may not use this router.", "permission_error", "cross_site")
             return refuse(client, head, Refusal(403, body))
         return AsgiCall(client, head, self._load_control)
 
@@ -191,16 +194,6 @@ class Router:
 
 def _with_own_lines(refusal: Refusal, request_id: bytes) -> Refusal:
     return refusal._replace(lines=refusal.lines + own_lines(b"", 0, request_id))
-
-
-def _from_another_site(head: RequestHead) -> bool:
-    """True for a request that a browser sends on behalf of a page of somewhere else.
-
-    Matters without keys only: there any page that its user opens could change the configuration.
-    """
-    headers = dict(head.headers)
-    origin = headers.get(b"origin", b"")
-    return bool(origin) and origin.partition(b"://")[2] != headers.get(b"host", b"")
 
 
 def _build_control(router: Router) -> Application:

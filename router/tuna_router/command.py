@@ -55,6 +55,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     auth = parser.add_mutually_exclusive_group()
     auth.add_argument("--api-key-env", metavar="NAME", help="environment variable that holds the API key")
     auth.add_argument("--no-auth", action="store_true", help="let everyone in")
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="PEM; serve HTTPS with this certificate")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM; the certificate's key")
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="JSON or YAML; accepted changes are written back"
     )
@@ -79,7 +81,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="warning")
     parser.add_argument("--version", action="version", version=f"tuna-router {__version__}")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if (options.tls_cert is None) is not (options.tls_key is None):
+        parser.error("--tls-cert and --tls-key go together")
+    return options
 
 
 def prepare(options: argparse.Namespace, environ: Mapping[str, str]) -> Launch:

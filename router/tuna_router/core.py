@@ -14,6 +14,7 @@ from tuna_router.admission import Admission
 from tuna_router.backend_urls import is_metadata_service
 from tuna_router.breaker import Circuit
 from tuna_router.counts import Counts
+from tuna_router.dataplane.bodies import Bodies
 from tuna_router.dataplane.stream import Stream
 from tuna_router.dataplane.upstream import Upstream
 from tuna_router.dataplane.wheel import Wheel
@@ -63,6 +64,7 @@ class Core:
         self.fleet.on_circuit = self._circuit_changed
         self.retries = RetryBudget(settings.retry_ratio, settings.retry_burst)
         self.upstream = Upstream()
+        self.bodies = Bodies(settings.body_memory_bytes)
         self.wheel = Wheel(clock=clock)
         self.events = Events(clock, wall, self.wheel.timer, Snapshots(self).take)
         self.access_log: AccessLog | None = None
@@ -112,6 +114,7 @@ class Core:
         self.guard.configure(settings.all_keys, open_door=self.open_door, now=now)
         self.ledger.configure(settings.backends, now)
         self.retries.ratio, self.retries.burst = settings.retry_ratio, settings.retry_burst
+        self.bodies.limit = settings.body_memory_bytes
         self.wishes = Wishes(settings)
         self.fleet.configure(settings)
         self.admission.resize(settings.max_concurrency, settings.max_queue)

@@ -1,4 +1,5 @@
-"""`GET /router/health`: open to all, so nothing secret is in it; cheap, so that it can be polled."""
+"""`GET /router/health`: cheap, so that it can be polled. Without a key it tells states by name, and nothing else:
+addresses and error texts of backends, and how much traffic there is, are for those who may use them."""
 
 from __future__ import annotations
 
@@ -13,17 +14,23 @@ from tuna_router.spot import SpotState
 from tuna_router.watch import best_state
 
 
-def health(core: Core) -> dict[str, Any]:
-    """The founding system's keys, and one entry for each backend."""
-    spots = core.fleet.spots
-    probed = [b for b in spots if b.last_probe_at is not None]
-    latest = max(probed, key=lambda b: b.last_probe_at or 0.0, default=None)
-    state = best_state(spots)
+def public_health(core: Core) -> dict[str, Any]:
+    """What everyone may know."""
+    state = best_state(core.fleet.spots)
     return {
         "status": "ok",
         "version": __version__,
         "skyserve_ready": state is SpotState.READY,
         "spot_state": state.value,
+        "backends": [{"name": b.settings.name, "state": b.state_name} for b in core.fleet],
+    }
+
+
+def health(core: Core) -> dict[str, Any]:
+    """The founding system's keys, and one entry for each backend."""
+    probed = [b for b in core.fleet.spots if b.last_probe_at is not None]
+    latest = max(probed, key=lambda b: b.last_probe_at or 0.0, default=None)
+    return public_health(core) | {
         "last_probe_ts": latest.last_probe_at if latest is not None else None,
         "last_probe_err": latest is not None and latest.last_probe_error is not None,
         "serverless_base_url": _first_url(core, Kind.SERVERLESS),

@@ -92,6 +92,9 @@ def _limits(core: Core) -> Iterator[Metric]:
     if core.access_log is not None:
         dropped = core.access_log.dropped
         yield _counter("access_log_dropped", "Requests that the access log lost", (), [((), dropped)])
+    yield _gauge("body_bytes", "Held of requests' bodies, to send them again", (), [((), core.bodies.held)])
+    flowed = core.bodies.flowed
+    yield _counter("bodies_flowed", "Bodies sent only once: the memory for them was full", (), [((), flowed)])
     yield _gauge("event_listeners", "Readers of /router/events", (), [((), len(core.events.listeners))])
 
 

@@ -14,8 +14,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tuna_router.app import Router
 from tuna_router.dataplane.client import ClientConnection
@@ -24,6 +25,9 @@ from tuna_router.errors import RouterError
 from tuna_router.settings import Settings
 from tuna_router.state import write_private
 from tuna_router.state_file import state_file
+
+if TYPE_CHECKING:
+    from tuna_router.tls import ServerTls
 
 _log = logging.getLogger("tuna_router.serving")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -61,10 +65,11 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-def local_url(host: str, port: int) -> str:
+def local_url(host: str, port: int, *, tls: bool = False) -> str:
     """The URL under which this machine reaches the router."""
+    scheme = "https" if tls else "http"
     name = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+    return f"{scheme}://[{name}]:{port}" if ":" in name else f"{scheme}://{name}:{port}"
 
 
 def _is_loopback(address: str) -> bool:
@@ -98,16 +103,18 @@ class _TooMany(asyncio.Protocol):
 class Server:
     """Accepts connections until told to stop; then lets finish what runs, for a while.
 
-    `stop` twice ends at once. `before_stop` is awaited when nothing more is accepted and all still runs:
-    the time to move streams elsewhere, out of `shutdown_timeout_s`.
+    `stop` twice ends at once.
     """
 
     def __init__(
-        self, router: Router, shutdown_timeout_s: float, before_stop: Callable[[], Awaitable[None]] | None = None
+        self,
+        router: Router,
+        shutdown_timeout_s: float,
+        tls: ServerTls | None = None,
     ) -> None:
         self._router = router
         self._shutdown_timeout_s = shutdown_timeout_s
-        self._before_stop = before_stop
+        self._tls = tls
         self._stop = asyncio.Event()
         self._stop_at_once = asyncio.Event()
         self.connections = router.connections
@@ -123,6 +130,7 @@ class Server:
         """Serve until stopped."""
         wheel, begin, connections = self._router.core.wheel, self._router.begin, self.connections
         most, counted = self.most_connections, self._router.core.counts.refused
+        self._router.on_loopback = _is_loopback(sock.getsockname()[0])
 
         def refused(code: str) -> None:
             counted.add((code,))
@@ -132,7 +140,13 @@ class Server:
                 return _TooMany()
             return ClientConnection(wheel, begin, connections, refused)
 
-        listening = await asyncio.get_running_loop().create_server(accept, sock=sock, backlog=BACKLOG)
+        more: dict[str, Any] = {}
+        if self._tls is not None:
+            from tuna_router.tls import GOODBYE_S, HANDSHAKE_S
+
+            more = {"ssl": self._tls.context}
+            more |= {"ssl_handshake_timeout": HANDSHAKE_S, "ssl_shutdown_timeout": GOODBYE_S}
+        listening = await asyncio.get_running_loop().create_server(accept, sock=sock, backlog=BACKLOG, **more)
         try:
             await self._stop.wait()
         finally:
@@ -145,8 +159,6 @@ class Server:
         self._router.core.events.close()
         for connection in list(self.connections):
             connection.stop(now=False)
-        if self._before_stop is not None:
-            await self._first(self._before_stop)
         await self._gone(max(ends_at - asyncio.get_running_loop().time(), 0.0))
         for connection in list(self.connections):
             connection.stop(now=True)
@@ -154,19 +166,6 @@ class Server:
         for connection in list(self.connections):
             connection.abort()
         await asyncio.sleep(0)
-
-    async def _first(self, before_stop: Callable[[], Awaitable[None]]) -> None:
-        """What is to be done while all still runs; given up when its time is over or it shall end at once."""
-        doing = asyncio.ensure_future(before_stop())
-        hurry = asyncio.create_task(self._stop_at_once.wait())
-        await asyncio.wait((doing, hurry), timeout=self._shutdown_timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        hurry.cancel()
-        doing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            try:
-                await doing
-            except Exception:  # noqa: BLE001  (it must not keep the router from ending)
-                _log.exception("what was to be done before the end failed")
 
     async def _gone(self, seconds: float) -> None:
         """Until no connection is left, at most `seconds`, or until it shall end at once."""
@@ -177,20 +176,28 @@ class Server:
 
 
 class Reload:
-    """SIGHUP: the configuration file is read again, and the access log begins a new file.
+    """SIGHUP: the configuration file and the TLS files are read again, and the access log begins a new file.
 
     `read` returns the new settings and raises RouterError; then the old ones stay.
     """
 
-    def __init__(self, router: Router, read: Callable[[], Settings] | None) -> None:
+    def __init__(self, router: Router, read: Callable[[], Settings] | None, tls: ServerTls | None = None) -> None:
         self._router = router
         self._read = read
+        self._tls = tls
         self._task: asyncio.Task[None] | None = None
 
     def __call__(self) -> None:
         """Begin; a second time while it runs does nothing."""
         if self._router.core.access_log is not None:
             self._router.core.access_log.reopen()
+        if self._tls is not None:
+            try:
+                self._tls.read_again()
+            except RouterError as error:
+                _log.error("SIGHUP: %s; the certificate stays as it was (%s)", error.message, error.hint)
+            else:
+                _log.warning("SIGHUP: the certificate was read again")
         if self._read is None:
             _log.warning("SIGHUP: there is no --config to read again")
         elif self._task is None or self._task.done():
@@ -233,22 +240,23 @@ async def serve_until_stopped(
     port_file: Path | None,
     shutdown_timeout_s: float,
     state: Path | None = None,
+    tls: ServerTls | None = None,
     reread: Callable[[], Settings] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; then finish what runs, within `shutdown_timeout_s`.
 
     What is learned is kept in `state`; at SIGHUP the configuration is that of `reread`.
     """
-    server = Server(router, shutdown_timeout_s)
+    server = Server(router, shutdown_timeout_s, tls=tls)
     port = sock.getsockname()[1]
-    url = local_url(host, port)
+    url = local_url(host, port, tls=tls is not None)
     memory, keeping = None, None
     if state is not None:
         memory = state_file(router.core, state)
         memory.load()
         keeping = asyncio.create_task(memory.keep(lambda: router.core.settings.state_interval_s))
     await router.start()
-    reload = Reload(router, reread)
+    reload = Reload(router, reread, tls)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, reload)
     try:

@@ -96,6 +96,7 @@ class Settings:
     retry_burst: int = 500
     body_cap_bytes: int = 16 * 1024 * 1024
     body_limit_bytes: int = 1024 * 1024 * 1024
+    body_memory_bytes: int = 1024 * 1024 * 1024
     # Limits, keys, state
     keys: tuple[KeySettings, ...] = field(default=(), repr=False)
     max_queue: int = 100
@@ -399,6 +400,7 @@ _SETTINGS_CHECKS: dict[str, Callable[[str, object], object]] = {
     "retry_burst": _count,
     "body_cap_bytes": _count,
     "body_limit_bytes": _count,
+    "body_memory_bytes": _count,
     "keys": parse_keys,
     "max_queue": _queue,
     **{f.name: _positive for f in dataclasses.fields(Settings) if f.name.endswith("_s")},

@@ -34,22 +34,29 @@ def vllm_python() -> Path:
 
 @dataclass(frozen=True)
 class Models:
-    """Folders. `good` serves; `broken` starts, answers /health, and dies at its first request."""
+    """Folders. `good` serves, `raw` too but writes any bytes; `broken` starts, answers /health, and dies at its
+    first request."""
 
     good: Path
+    raw: Path
     broken: Path
 
 
 @pytest.fixture(scope="session")
 def models(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Models:
-    made = Models(tmp_path_factory.mktemp("good-model"), tmp_path_factory.mktemp("broken-model"))
+    made = Models(*(tmp_path_factory.mktemp(f"{name}-model") for name in ("good", "raw", "broken")))
 
-    def make(folder: Path, head_dim: int) -> None:
-        words = [str(vllm_python), tiny_model.__file__, str(folder), str(head_dim)]
+    def make(folder: Path, *how: str) -> None:
+        words = [str(vllm_python), tiny_model.__file__, str(folder), *how]
         subprocess.run(words, check=True, timeout=300, capture_output=True)
 
     with ThreadPoolExecutor() as pool:
-        list(pool.map(make, (made.good, made.broken), (32, 16)))
+        for done in (
+            pool.submit(make, made.good),
+            pool.submit(make, made.raw, "32", "raw"),
+            pool.submit(make, made.broken, "16"),
+        ):
+            done.result()
     return made
 
 

@@ -1,4 +1,4 @@
-"""Makes a tiny Qwen3 with random weights: `<vLLM's python> tiny_model.py FOLDER [HEAD_DIM]`. Nothing is fetched.
+"""Makes a tiny Qwen3 with random weights: `<vLLM's python> tiny_model.py FOLDER [HEAD_DIM] [raw]`. Nothing is fetched.
 
 Run by the Python of vLLM's venv, which has torch and transformers. Always the same weights and words. Made for
 comparing answers: what it writes is printable ASCII (the rows of all other tokens are zero, so it never ends by
@@ -6,6 +6,8 @@ itself), and its greedy choice is never close.
 
 HEAD_DIM 32 is one that vLLM's attention on CPU knows. With 16 the server starts, answers /health, and dies at the
 first request: a broken engine that looks healthy.
+
+With `raw` it writes any bytes, most of them half characters: the hardest text to continue.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ TEMPLATE = (
 )
 
 
-def make(folder: str, head_dim: int) -> None:
+def make(folder: str, head_dim: int, *, raw: bool) -> None:
     """Write the model and its tokenizer into `folder`."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -69,10 +71,10 @@ def make(folder: str, head_dim: int) -> None:
     with torch.no_grad():
         for token in range(len(tokenizer)):
             text = tokenizer.decode([token])
-            if token < len(SPECIAL) or not (text.isascii() and text.isprintable()):
+            if token < len(SPECIAL) or not (raw or (text.isascii() and text.isprintable())):
                 model.lm_head.weight[token] = 0
     model.save_pretrained(folder)
 
 
 if __name__ == "__main__":
-    make(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 32)
+    make(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 32, raw=sys.argv[3:] == ["raw"])

@@ -79,12 +79,68 @@ async def test_with_an_admin_key_a_client_can_read_but_not_change(
     assert (await router.client.get("/v1/x", headers=as_admin)).status_code == 200
 
 
-async def test_without_keys_a_web_page_of_another_site_can_not_change_the_router(start_router: StartRouter) -> None:
-    router = await start_router(no_auth=True)
-    post, body = router.client.post, {"max_concurrency": 1}
-    assert (await post("/router/config", json=body, headers={"origin": "https://evil.example"})).status_code == 403
-    own = {"origin": f"http://127.0.0.1:{router.port}"}
-    assert (await post("/router/config", json=body, headers=own)).status_code == 200
+async def test_without_keys_a_web_page_of_another_site_can_not_use_the_router(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    backend = await start_backend()
+    router = await start_router(backend, no_auth=True)
+    here = f"127.0.0.1:{router.port}"
+    # The second is a page that gave its own name this machine's address after it was loaded.
+    for headers in (
+        {"origin": "https://evil.example"},
+        {"origin": "https://evil.example", "host": "evil.example"},
+        {"host": f"evil.example:{router.port}"},
+        {"origin": "null"},
+        {"origin": f"http://127.0.0.1:{router.port + 1}"},
+    ):
+        for path in (
+            "/router/config",
+            "/router/health",
+            "/router/events",
+            "/metrics",
+            "/v1/models",
+            "/v1/chat/completions",
+        ):
+            answer = await router.client.post(path, json={}, headers=headers)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (403, "cross_site"), (path, headers)
+    assert not backend.seen
+    for headers in (
+        {},
+        {"origin": f"http://{here}"},
+        *({"host": host} for host in ("localhost", "a.localhost:1", "[::1]:80")),
+    ):
+        assert (await router.client.get("/v1/models-here", headers=headers)).status_code == 200, headers
+        changed = await router.client.post("/router/config", json={"max_concurrency": 7}, headers=headers)
+        assert changed.status_code == 200, headers
+
+
+async def test_with_keys_any_name_and_origin_will_do(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    router = await start_router(await start_backend())
+    headers = {"origin": "https://app.example", "host": "api.example"}
+    assert (await router.client.get("/v1/x", headers=headers)).status_code == 200
+
+
+async def test_without_a_key_health_tells_states_and_nothing_else(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    backend, spot = await start_backend(), await start_backend()
+    router = await start_router(backend, spot)
+    await spot.stop()
+    assert (await router.complete()).status_code == 200
+    full = (await router.client.get("/router/health")).json()
+    assert full["serverless_base_url"] == backend.url
+    assert {b["name"]: b["last_error"] for b in full["backends"]}["spot"]
+    for headers in ({"authorization": ""}, {"authorization": "Bearer wrong"}):
+        answer = await router.client.get("/router/health", headers=headers)
+        shown = answer.json()
+        assert shown.keys() == {"status", "version", "skyserve_ready", "spot_state", "backends"}
+        assert [(b.keys(), b["name"]) for b in shown["backends"]] == [
+            ({"name", "state"}, "serverless"),
+            ({"name", "state"}, "spot"),
+        ]
+        assert "127.0.0.1" not in answer.text
 
 
 async def test_an_encoded_path_does_not_get_around_the_control_planes_key(

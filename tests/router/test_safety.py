@@ -190,6 +190,102 @@ async def test_above_the_limit_of_connections_one_is_told_so_and_those_that_are_
     assert (await router.client.get("/router/health")).status_code == 200
 
 
+async def test_a_body_that_is_dripped_is_ended_at_the_requests_deadline_though_it_never_stands_still(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    router = await start_router(await start_backend(), request_timeout_s=0.5)
+    reader, writer = await asyncio.open_connection("127.0.0.1", router.port)
+    writer.write(request("content-length: 100000\r\n"))
+
+    async def drip() -> None:
+        while True:
+            writer.write(b"x")
+            await asyncio.sleep(0.01)
+
+    dripping = asyncio.create_task(drip())
+    async with asyncio.timeout(5):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
+    assert router.router.core.admission.in_flight == 0
+    dripping.cancel()
+    writer.close()
+
+
+async def test_what_a_providers_front_tells_browsers_stops_here_and_so_do_the_clients_cookies(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    async def answer(wire: Wire, seen: Seen) -> None:
+        place = seen.target.partition("?")[2]
+        await wire.raw(
+            b"HTTP/1.1 307 Temporary Redirect\r\ncontent-length: 0\r\nSet-Cookie: a=1\r\nServer: front\r\n"
+            b"Via: 1.1 x\r\nAlt-Svc: h3\r\nStrict-Transport-Security: max-age=1\r\nWWW-Authenticate: Basic\r\n"
+            b"Proxy-Status: x\r\nClear-Site-Data: *\r\nx-kept: yes\r\nLocation: " + place.encode() + b"\r\n\r\n"
+        )
+
+    backend = await start_backend(answer)
+    router = await start_router(backend)
+    places = {
+        "/v1/other": "/v1/other",
+        "https://files.example/x": "https://files.example/x",
+        f"http://127.0.0.1:{backend.port}/v1/x": None,
+        "//127.0.0.1/x": None,
+        "http://[bad": "http://[bad",
+    }
+    for place, shown in [*places.items(), *places.items()]:
+        data = f"GET /x?{place} HTTP/1.1\r\nhost: x\r\nx-api-key: {KEY}\r\ncookie: session=1\r\nconnection: close\r\n\r\n"
+        head = (await exchange(router, data.encode())).decode().lower().split("\r\n\r\n")[0]
+        lines = dict(line.split(": ", 1) for line in head.split("\r\n")[1:])
+        assert lines.pop("location", None) == shown, place
+        assert lines.keys() == {
+            "content-length",
+            "x-kept",
+            "x-tuna-backend",
+            "x-tuna-attempts",
+            "x-request-id",
+            "connection",
+        }
+    assert all("cookie" not in seen.headers for seen in backend.seen)
+
+
+async def test_when_bodies_fill_their_memory_new_ones_flow_through_and_are_sent_once(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    backend = await start_backend()
+    router = await start_router(backend, body_memory_bytes=250_000)
+    bodies, size = router.router.core.bodies, 400_000
+    part = b'{"model": "m", "prompt": "' + b"x" * 99_974
+    held = []
+    for _ in range(2):
+        reader, writer = await asyncio.open_connection("127.0.0.1", router.port)
+        writer.write(request(f"content-length: {size}\r\n"))
+        await writer.drain()
+        held.append((reader, writer))
+    for number, (_, writer) in enumerate(held):
+        writer.write(part)
+        await until(lambda number=number: bodies.held == (number + 1) * len(part))
+    reader, writer = await asyncio.open_connection("127.0.0.1", router.port)
+    whole = part + b"x" * (size - len(part) - 2) + b'"}'
+    writer.write(request(f"content-length: {size}\r\n") + whole)
+    async with asyncio.timeout(5):
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+    writer.close()
+    assert backend.seen[0].body == whole
+    assert bodies.flowed == 1
+    assert bodies.held == 2 * len(part)
+    exposed = (await router.client.get("/metrics")).text
+    assert "tuna_router_bodies_flowed_total 1.0" in exposed
+    assert f"tuna_router_body_bytes {2.0 * len(part)}" in exposed
+    # One ends, the other goes away: nothing is held any more.
+    held[0][1].write(whole[len(part) : 200_000])
+    held[1][1].close()
+    await until(lambda: bodies.held == 200_000)
+    held[0][1].write(whole[200_000:])
+    async with asyncio.timeout(5):
+        assert (await held[0][0].read()).startswith(b"HTTP/1.1 200 ")
+    held[0][1].close()
+    assert bodies.held == 0
+    assert backend.seen[-1].body == whole
+
+
 @pytest.mark.parametrize(
     ("url", "is_one"),
     [

@@ -72,7 +72,9 @@ async def status(workspace: Workspace, record: DeploymentRecord) -> DeploymentSt
     health: dict[str, Any] = {}
     if router is not None and router.url is not None and router.state == State.READY:
         try:
-            health = await RouterClient(router.url, None, timeout_s=5).health()
+            # Without the key, which may be on another machine, it tells its states and no more.
+            key = workspace.secrets.get(record.id, "admin_key")
+            health = await RouterClient(router.url, key, timeout_s=5).health()
         except TunaError as e:
             components = tuple(
                 c if c is not router else _with(c, state="unknown", detail=e.message) for c in components

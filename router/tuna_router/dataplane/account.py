@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final, Protocol
 
+from tuna_router.access_log import Entry
+from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.fleet import Attempt, LiveBackend
 from tuna_router.keys import LiveKey
 from tuna_router.meter import Meter, Outcome, Tokens
@@ -109,6 +111,38 @@ class Account:
                     self.key.used(tokens.prompt, tokens.completion + tokens.estimated, now)
             attempt.close(outcome, now, model)
         self._meter.requests.end(outcome, self.began, now)
+
+    def entry(
+        self,
+        head: RequestHead,
+        outcome: Outcome,
+        now: float,
+        *,
+        request_id: bytes,
+        status: int,
+        attempts: int,
+        resumes: int,
+        sent_bytes: int,
+    ) -> Entry:
+        """The request's line in the access log, when it is closed."""
+        attempt, tokens, key, total_s = self.attempt, self.tokens, self.key, now - self.began
+        return Entry(
+            self._meter.wall() - total_s,
+            request_id,
+            head.method,
+            head.target,
+            status,
+            attempt.backend.name if attempt is not None else None,
+            attempts,
+            resumes,
+            self.first_byte_at - self.began if self.first_byte_at else None,
+            total_s,
+            tokens.prompt,
+            tokens.completion + tokens.estimated,
+            sent_bytes,
+            key.settings.name if key is not None else None,
+            outcome.value,
+        )
 
 
 class Told(Protocol):

@@ -57,7 +57,9 @@ class Listener(Protocol):
 
 
 class Home(Protocol):
-    """Where connections belong."""
+    """Where connections belong; `origin` is the host, the port and whether TLS is spoken."""
+
+    origin: tuple[str, int, bool]
 
     def opened(self, connection: Connection) -> None:
         """It is connected."""
@@ -283,6 +285,8 @@ class Connection(asyncio.Protocol):
                 if not data:
                     return None
                 continue  # interim; the answer is still to come
+            if head.place and head.place == self._pool.origin[0]:
+                head = head.without_location()
             self.head = head
             self._left = head.length
             if head.framing is Framing.CHUNKED:

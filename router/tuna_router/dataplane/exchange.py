@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from tuna_router.access_log import AccessLog, Entry
+from tuna_router.access_log import Entry
 from tuna_router.admission import Ticket
 from tuna_router.core import Core
 from tuna_router.dataplane.account import Account, Reader, begins_with_an_error, usage_of
@@ -18,11 +18,12 @@ from tuna_router.dataplane.client import ClientConnection
 from tuna_router.dataplane.connection import Connection
 from tuna_router.dataplane.forward import Failed, Forward, Refused, asks_for_a_stream, patience
 from tuna_router.dataplane.headers import own_lines
+from tuna_router.dataplane.outgoing import begun_request, whole_request
 from tuna_router.dataplane.relay import Relay
 from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.dataplane.response_head import ResponseHead
 from tuna_router.dataplane.resuming import Resuming
-from tuna_router.dataplane.wish import BadWish, with_model
+from tuna_router.dataplane.wish import BadWish
 from tuna_router.envelope import error_body
 from tuna_router.fleet import LiveBackend
 from tuna_router.meter import Outcome
@@ -41,6 +42,8 @@ class Exchange:
     _streams = False
     """True when the body was longer than the cap: it flows through and can be sent only once."""
     _size = 0
+    held_bytes = 0
+    """What `core.bodies` counts of it."""
     _attempts = 0
     _backend: LiveBackend | None = None
     _forward: Forward | None = None
@@ -76,7 +79,7 @@ class Exchange:
         self._waiting: list[LiveBackend] = []
         """The rest of the plan, the next one last."""
         if client.length != 0:
-            client.timer.set_at(now + min(_BODY_PATIENCE_S, core.settings.request_timeout_s))
+            client.timer.set_at(min(now + _BODY_PATIENCE_S, self.deadline))
 
     def __repr__(self) -> str:
         place = self._backend.settings.name if self._backend is not None else "nowhere yet"
@@ -92,16 +95,21 @@ class Exchange:
         elif self._size > self.core.settings.body_limit_bytes:
             self._too_large()
         elif self._streams:
-            self.client.timer.set(_BODY_PATIENCE_S)
+            self._wait_for_more()
             self._stream(piece, more=True)
         else:
             self._pieces.append(piece)
-            if self._size > self.core.settings.body_cap_bytes:
+            if not self.core.bodies.keep(self, len(piece)) or self._size > self.core.settings.body_cap_bytes:
                 self._streams = True
                 self.client.pause_reading(True)
                 self._plan()
             else:
-                self.client.timer.set(_BODY_PATIENCE_S)
+                self._wait_for_more()
+
+    def _wait_for_more(self) -> None:
+        """A body that stands still is given up, and one that is dripped at the request's deadline."""
+        timer = self.client.timer
+        timer.set_at(min(timer.now() + _BODY_PATIENCE_S, self.deadline))
 
     def body_end(self) -> None:
         """The request is complete."""
@@ -212,36 +220,19 @@ class Exchange:
         if self._attempts > 1:
             core.meter.failovers += 1
         self.account.tries(backend, now)
-        route = backend.route
-        begins = head.begins(route)
+        settings = core.settings
         if self._streams:
-            self._flow(begins, backend)
-            return
-        self._patience_s, self._left_patience_s = patience(core.settings, backend.settings.kind, head, self._pieces)
-        client.timer.set_at(min(now + self._patience_s, self.deadline))
-        pieces, size = self._pieces, self._size
-        if self._asked is not None and backend.token_ids:
-            pieces, size = [self._asked.body], len(self._asked.body)
-        if backend.models is not None and self.wish.model is not None:
-            pieces = [with_model(b"".join(pieces), backend.own_model(self.wish.model))]
-            size = len(pieces[0])
-        if size or head.framed or head.may_have_body:
-            begins = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (begins, self.request_id, size)
+            self._patience_s, self._left_patience_s = patience(settings, backend.kind, head, None)
+            request = begun_request(backend, head, self.request_id, self._pieces, client.length)
+            self._let_body_go()
         else:
-            begins = b"%bx-request-id: %b\r\n\r\n" % (begins, self.request_id)
-        forward = self._forward = Forward(self, [begins, *pieces], to_head=head.method == b"HEAD")
-        forward.start(core.upstream, route, core.settings.connect_timeout_s)
-
-    def _flow(self, begins: bytes, backend: LiveBackend) -> None:
-        """Send a request whose body is still coming."""
-        core, head, length = self.core, self.head, self.client.length
-        self._patience_s, self._left_patience_s = patience(core.settings, backend.settings.kind, head, None)
-        framing = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
-        begins = b"%bx-request-id: %b\r\n%b\r\n\r\n" % (begins, self.request_id, framing)
-        pieces = [chunk_of(piece) for piece in self._pieces] if length is None else self._pieces
-        self._pieces = []
-        self._forward = Forward(self, [begins, *pieces], to_head=head.method == b"HEAD", more=True)
-        self._forward.start(core.upstream, backend.route, core.settings.connect_timeout_s)
+            self._patience_s, self._left_patience_s = patience(settings, backend.kind, head, self._pieces)
+            client.timer.set_at(min(now + self._patience_s, self.deadline))
+            request = whole_request(
+                backend, head, self.request_id, self._pieces, self._size, asked=self._asked, model=self.wish.model
+            )
+        self._forward = Forward(self, request, to_head=head.method == b"HEAD", more=self._streams)
+        self._forward.start(core.upstream, backend.route, settings.connect_timeout_s)
 
     def _left_s(self) -> float:
         return self.deadline - self.core.clock()
@@ -360,7 +351,7 @@ class Exchange:
         )
         if not self._streams:
             self._forward = None
-            self._pieces = []
+            self._let_body_go()
         relay.start(head, first, raw, connection, lines)
 
     def _without_token_ids(self, backend: LiveBackend, now: float) -> None:
@@ -465,34 +456,32 @@ class Exchange:
             if self._resuming is not None:
                 self.core.streams.discard(self._resuming.stream)
             if self.core.access_log is not None:
-                self._log(self.core.access_log, outcome, now)
+                self.core.access_log.add(self._entry(outcome, now))
             self._resuming = self.account.reader = None  # which know this one: no circles, see `Stream`
+            if self.held_bytes:
+                self.core.bodies.let_go(self)
+
+    def _let_body_go(self) -> None:
+        self._pieces = []
+        if self.held_bytes:
+            self.core.bodies.let_go(self)
 
     def _own_lines(self, first: bytes) -> bytes:
         """The headers that the router adds to an answer, after `first`."""
         lines, key = own_lines(first, self._attempts, self.request_id), self.account.key
         return lines + key.lines(self.core.clock()) if key is not None and key.limited else lines
 
-    def _log(self, log: AccessLog, outcome: Outcome, now: float) -> None:
-        account, head, resuming = self.account, self.head, self._resuming
-        tokens, key, began = account.tokens, account.key, account.began
-        backend = account.attempt.backend if account.attempt is not None else None
-        log.add(
-            Entry(
-                self.core.meter.wall() - (now - began),
-                self.request_id,
-                head.method,
-                head.target,
-                self._status,
-                backend.name if backend is not None else None,
-                self._attempts,
-                resuming.resumes if resuming is not None else 0,
-                account.first_byte_at - began if account.first_byte_at else None,
-                now - began,
-                tokens.prompt,
-                tokens.completion + tokens.estimated,
-                resuming.stream.told_bytes if resuming is not None else self._told_bytes,
-                key.settings.name if key is not None else None,
-                outcome.value,
-            )
+    def _entry(self, outcome: Outcome, now: float) -> Entry:
+        resumes, told_bytes = 0, self._told_bytes
+        if self._resuming is not None:
+            resumes, told_bytes = self._resuming.resumes, self._resuming.stream.told_bytes
+        return self.account.entry(
+            self.head,
+            outcome,
+            now,
+            request_id=self.request_id,
+            status=self._status,
+            attempts=self._attempts,
+            resumes=resumes,
+            sent_bytes=told_bytes,
         )

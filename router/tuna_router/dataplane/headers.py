@@ -33,6 +33,7 @@ _NOT_UPSTREAM: Final = HOP_BY_HOP | {
     b"content-length",
     b"authorization",
     b"x-api-key",
+    b"cookie",
     b"expect",
     b"x-request-id",
     SIDE_EFFECTS,
@@ -49,7 +50,8 @@ def upstream_lines(
     *,
     nominated: frozenset[bytes] = frozenset(),
 ) -> bytes:
-    """What of the client's headers a backend gets: all but its key, and but what the backend's own set replaces.
+    """What of the client's headers a backend gets: all but its key and its cookies (a browser sends those of
+    every service of this host), and but what the backend's own set replaces.
 
     `client` has lower-case names; `own_names` are those of the backend's headers; `nominated` are the
     headers that the client's `Connection` declares to be for this hop only. `key` is the client's key for

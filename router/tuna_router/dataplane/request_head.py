@@ -29,6 +29,7 @@ _READ_HERE: Final = frozenset(
         b"transfer-encoding",
         b"connection",
         b"host",
+        b"origin",
         b"expect",
         b"upgrade",
         b"authorization",
@@ -117,7 +118,7 @@ class RequestHead:
         elif name in (b"authorization", b"x-api-key"):
             # Whoever reads one must not be shown another.
             raise BadRequest(400, "Two credentials of one kind.")
-        elif name in (b"content-length", b"transfer-encoding", b"host", b"expect"):
+        elif name in (b"content-length", b"transfer-encoding", b"host", b"origin", b"expect"):
             raise BadRequest(400, f"Two {name.decode()} headers.")
 
     def begins(self, route: Route) -> bytes:
@@ -134,6 +135,11 @@ class RequestHead:
         """The same, but as a request for another path."""
         lines = upstream_lines(self.headers, route.own_names, self.key, nominated=self.nominated)
         return route.request(self.method, path, lines)
+
+    @property
+    def place(self) -> tuple[bytes | None, bytes]:
+        """`Origin`, which browsers send, and `Host`."""
+        return self.special.get(b"origin"), self.special.get(b"host", b"")
 
     @property
     def path(self) -> bytes:

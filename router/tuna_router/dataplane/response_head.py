@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from enum import Enum
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
+from urllib.parse import urlsplit
 
 import httptools
 
@@ -15,9 +17,21 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 WHOLE_CAP_BYTES: Final = 1024 * 1024
 """JSON answers up to this size are taken whole before anything is sent, so that half of one is retried."""
 _REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
-_NOT_DOWNSTREAM: Final = HOP_BY_HOP | {b"x-tuna-backend", b"x-tuna-attempts", b"x-request-id"}
+_OF_THE_PROVIDER: Final = frozenset(
+    {
+        b"set-cookie",
+        b"server",
+        b"via",
+        b"alt-svc",
+        b"strict-transport-security",
+        b"www-authenticate",
+        b"clear-site-data",
+    }
+)
+"""What a provider's front says of itself or to a browser: here it would speak of the router's own address."""
+_NOT_DOWNSTREAM: Final = HOP_BY_HOP | _OF_THE_PROVIDER | {b"x-tuna-backend", b"x-tuna-attempts", b"x-request-id"}
 _READ_HERE: Final = frozenset(
-    {b"content-length", b"transfer-encoding", b"connection", b"content-type", b"content-encoding"}
+    {b"content-length", b"transfer-encoding", b"connection", b"content-type", b"content-encoding", b"location"}
 )
 
 
@@ -50,6 +64,7 @@ class ResponseHead:
         "keep_alive",
         "length",
         "lines",
+        "place",
         "reason",
         "special",
         "start",
@@ -68,6 +83,8 @@ class ResponseHead:
         self.keep_alive = False
         self.content_type = b""
         self.lines = b""
+        self.place = ""
+        """The host that `Location` names; empty where it names none."""
         self.start = b""
         """The first line and `lines` without a length, for a body that is sent whole with a length of our own."""
         self.is_bodiless = False
@@ -89,7 +106,7 @@ class ResponseHead:
         """httptools' callback."""
         value = value.strip(b" \t")
         low = name.lower()
-        if low not in _NOT_DOWNSTREAM:
+        if low not in _NOT_DOWNSTREAM and not low.startswith(b"proxy-"):
             self._passed.append((low, b"%b: %b" % (name, value)))
         if low in _READ_HERE:
             if low not in self.special:
@@ -101,11 +118,18 @@ class ResponseHead:
 
     def keep(self, dropped: frozenset[bytes]) -> None:
         """Settle `lines`: all that may go to a client but these."""
-        kept = [(low, line) for low, line in self._passed if low not in dropped]
+        kept = self._passed = [(low, line) for low, line in self._passed if low not in dropped]
         self.lines = b"".join([b"%b\r\n" % line for _, line in kept])
         self.start = self.start_line + b"".join(
             [b"%b\r\n" % line for low, line in kept if low != b"content-length"]
         )
+
+    def without_location(self) -> ResponseHead:
+        """The same, but it says nothing of where the backend is; `self` may be remembered, and stays."""
+        head = copy.copy(self)
+        head.place = ""
+        head.keep(frozenset({b"location"}))
+        return head
 
     @property
     def start_line(self) -> bytes:
@@ -165,6 +189,9 @@ def _frame(head: ResponseHead, *, http10: bool, to_head: bool) -> None:
     kind = special.get(b"content-type")
     if kind is not None and special.get(b"content-encoding", b"identity").lower() == b"identity":
         head.content_type = kind.partition(b";")[0].strip().lower()
+    location = special.get(b"location")
+    if location is not None:
+        head.place = _host_in(location)
     dropped: frozenset[bytes] = words - {b"content-length"} if words else words
     if bodiless:
         dropped |= {b"content-length"}  # it speaks of a body that is not sent
@@ -177,3 +204,10 @@ def _frame(head: ResponseHead, *, http10: bool, to_head: bool) -> None:
         and head.framing in (Framing.LENGTH, Framing.CHUNKED)
         and head.length <= WHOLE_CAP_BYTES
     )
+
+
+def _host_in(location: bytes) -> str:
+    try:
+        return urlsplit(location.decode("latin-1")).hostname or ""
+    except ValueError:
+        return ""  # for the client to make sense of

@@ -15,10 +15,10 @@ from tuna_router.dataplane.account import Account
 from tuna_router.dataplane.client import ClientConnection
 from tuna_router.dataplane.connection import Connection
 from tuna_router.dataplane.forward import Failed, Forward, Refused
+from tuna_router.dataplane.outgoing import rest_request
 from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.dataplane.response_head import ResponseHead
 from tuna_router.dataplane.stream import Stream
-from tuna_router.dataplane.wish import with_model
 from tuna_router.fleet import LiveBackend
 from tuna_router.meter import Outcome
 from tuna_router.policy import Wish
@@ -202,15 +202,10 @@ class Resuming:
         self._backend = backend
         self._attempts += 1
         exchange.account.tries(backend, now)
-        route = backend.route
-        body = step.body
-        if backend.models is not None and exchange.wish.model is not None:
-            body = with_model(body, backend.own_model(exchange.wish.model))
-        begins = head.begins_at(route, step.path)
-        begins = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (begins, exchange.request_id, len(body))
+        request = rest_request(backend, head, exchange.request_id, step.path, step.body, model=exchange.wish.model)
         exchange.client.timer.set_at(min(now + self._patience_s(), exchange.deadline))
-        self._forward = Forward(self, [begins, body], to_head=False)
-        self._forward.start(core.upstream, route, core.settings.connect_timeout_s)
+        self._forward = Forward(self, request, to_head=False)
+        self._forward.start(core.upstream, backend.route, core.settings.connect_timeout_s)
 
     def _patience_s(self) -> float:
         settings = self._exchange.core.settings
