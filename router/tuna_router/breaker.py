@@ -42,6 +42,7 @@ class Breaker:
     __slots__ = (
         "_bad",
         "_changed_at",
+        "_first_s",
         "_good",
         "_in_a_row",
         "_level",
@@ -58,6 +59,7 @@ class Breaker:
         """Told of each opening and closing."""
         self.open_until = 0.0
         self._level = 0
+        self._first_s = 0.0
         self._changed_at = 0.0
         self._trial_at: float | None = None
         self._in_a_row = 0
@@ -85,10 +87,17 @@ class Breaker:
         if self.open_until and began >= self._changed_at:
             self._close(now)
 
-    def proved(self, now: float) -> None:
-        """A probe passed: as good as a trial, where one is due."""
+    def proved(self, now: float, *, anew: bool = False) -> None:
+        """A probe passed: as good as a trial, where one is due.
+
+        `anew`: after it was gone. That may be another replica, to which the failures of the last one in a row
+        mean nothing; or one of several behind an endpoint that still has the dead one: so not closed at once.
+        """
         if self.circuit(now) is Circuit.HALF_OPEN:
             self._close(now)
+        elif anew and self.open_until:
+            self._level = 0
+            self.open_until = min(self.open_until, self._changed_at + self._first_s)
 
     def succeeded(self, began: float, now: float) -> None:
         """A request was answered well."""
@@ -118,6 +127,7 @@ class Breaker:
             self._open(now, open_s)
 
     def _open(self, now: float, open_s: float) -> None:
+        self._first_s = open_s
         self.open_until = now + min(open_s * 2.0 ** min(self._level, 30), max(self.cap_s, open_s))
         self._level += 1
         self._changed(now)

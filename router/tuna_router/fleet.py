@@ -161,7 +161,7 @@ class LiveBackend(BackendView):
         if isinstance(event, ReplicasSeen):
             self.replicas = max(event.ready, 1)
         elif isinstance(event, ProbePassed) and self.open_until and self.state is SpotState.READY:
-            self.breaker.proved(self._clock())
+            self.breaker.proved(self._clock(), anew=transition is not None)
             self.open_until = self.breaker.open_until
         return transition
 

@@ -85,6 +85,7 @@ class Settings:
     cooldown_s: float = 5.0
     resume: bool = True
     resume_memory_bytes: int = 64 * 1024 * 1024
+    resume_wait_s: float = 30.0
     cooldown_max_s: float = 60.0
     overflow_wait_s: float = 0.5
     metrics_interval_s: float = 1.0

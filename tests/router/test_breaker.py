@@ -141,3 +141,13 @@ def test_whatever_happens_it_lets_one_through_again_in_bounded_time(
             assert what in ("failed", "gone")
         if before is not CLOSED and after is CLOSED:
             assert what in ("answered", "succeeded", "proved")
+
+
+def test_a_replica_that_came_anew_does_not_pay_for_those_before_it() -> None:
+    breaker = Breaker()
+    now = 0.0
+    for _ in range(4):  # each time the next replica is gone before it served anything
+        now += 100.0
+        breaker.failed(now, now, 5.0, at_once=True)
+        breaker.proved(now + 1, anew=True)
+        assert breaker.open_until == now + 5.0

@@ -1,8 +1,8 @@
 """Resuming: a completion stream from its first byte on. When a backend breaks off, the rest is asked of another.
 
 It is told by the stream what broke, plans, sends the request for the rest, and gives its answer to the stream.
-The client waits meanwhile, within the request's deadline; each break may cost so many attempts as a request
-may, counted anew when a backend has said something more.
+The client waits meanwhile, for `resume_wait_s` where nobody is there, within the request's deadline; each break
+may cost so many attempts as a request may, counted anew when a backend has said something more.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ class Resuming:
         self._again: asyncio.TimerHandle | None = None
         self._reason = ""
         self._attempts = 0
-        """Since a backend said something new."""
+        """Since a backend said something new; so are `_rounds` of waiting for one, and `_lost_at`."""
+        self._rounds = 0
+        self._lost_at = 0.0
         self.resumes = 0
         """How often it was continued."""
         self._said = 0
@@ -152,8 +154,9 @@ class Resuming:
             core.counts.retries.add((self._backend.name, "broken stream"))
             self._backend.failed(attempt, reason, gone=True, cooldown_s=core.settings.cooldown_s)
             attempt.close(Outcome.FAILED, core.clock())
-        if self.stream.shown > self._said:
-            self._attempts = 0
+        if self.stream.shown > self._said or not self._lost_at:
+            self._attempts = self._rounds = 0
+            self._lost_at = core.clock()
         self._resume()
 
     def _resume(self) -> None:
@@ -178,12 +181,14 @@ class Resuming:
             self._lose("no time is left")
         elif self._attempts >= core.settings.max_attempts:
             self._lose("no backend goes on with it")
-        elif not self._waiting:
-            pause_s = min(_FIRST_PAUSE_S * 2**self._attempts, _LONGEST_PAUSE_S)
-            self._attempts += 1
-            self._again = asyncio.get_running_loop().call_later(pause_s, self._resume)
-        else:
+        elif self._waiting:
             self._ask(self._waiting.pop(), now)
+        elif now - self._lost_at >= core.settings.resume_wait_s:
+            self._lose("no backend was there to go on with it")
+        else:
+            pause_s = min(_FIRST_PAUSE_S * 2**self._rounds, _LONGEST_PAUSE_S)
+            self._rounds += 1
+            self._again = asyncio.get_running_loop().call_later(pause_s, self._resume)
 
     def _ask(self, backend: LiveBackend, now: float) -> None:
         """Ask a backend for the rest."""
@@ -275,6 +280,8 @@ class Resuming:
         self._forward = None
         core, backend, attempt = self._exchange.core, self._backend, self._exchange.account.attempt
         assert attempt is not None
+        if isinstance(failure, Failed) and not failure.sent:
+            self._attempts -= 1  # it reached nobody: that is a matter of time, not of tries
         core.counts.retries.add((backend.name, failure.kind))
         backend.disappointed(attempt, failure.reason, gone=failure.gone, busy=failure.busy, settings=core.settings)
         attempt.close(Outcome.FAILED, core.clock())

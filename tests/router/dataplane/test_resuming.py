@@ -149,7 +149,7 @@ async def test_when_all_stay_dead_the_stream_ends_with_an_error_event(
         await wire.closed_by_peer()
 
     backend = await start_backend(breaks(3, wait))
-    router = await start_router(backend, max_attempts=3)
+    router = await start_router(backend, max_attempts=3, resume_wait_s=0.3)
     asking = asyncio.create_task(ask(router))
     await told.wait()
     await backend.stop()
