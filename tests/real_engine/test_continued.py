@@ -202,17 +202,19 @@ async def test_streams_of_an_engine_that_ends_are_whole_for_their_clients(
     model = request.node.callspec.params["pair"]
     for end in ENDS:
         if EXHAUSTIVE or (model == "raw bytes") == (end == CORE):
-            await strike(pair, end, tmp_path)
+            folder = tmp_path / end.replace(" ", "-")
+            folder.mkdir()
+            await strike(pair, end, folder)
 
 
-async def strike(pair: Pair, end: str, tmp_path: Path) -> None:
+async def strike(pair: Pair, end: str, folder: Path) -> None:
     """Streams of one engine, each at another token when it ends, and the other engine."""
     victim, survivor = await asyncio.to_thread(pair.both)
     wants = await wanted(survivor, tokens=LONG)
     plan = Plan()
     async with Cutter(victim.port, plan) as before:
         backends = serverless("victim", before.url), serverless("survivor", survivor.url, weight=0)
-        with router(tmp_path, *backends) as url:
+        with router(folder, *backends) as url:
             async with client_of(url) as client:
                 # Two streams end after each number of events that one may have had.
                 plan.holds = {str(n): n // 2 + 1 for n in range(2 * TOKENS)}
