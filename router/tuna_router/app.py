@@ -57,6 +57,7 @@ class Router:
         self.on_loopback = False
         """True when no other machine reaches it; set by the server."""
         self.core.fleet.on_move = self._move
+        self.core.fleet.on_silence = self._leave_the_silent
         self._sweeper = self.core.wheel.timer(self._sweep)
 
     async def start(self) -> None:
@@ -185,6 +186,14 @@ class Router:
             handler = connection.handler
             if isinstance(handler, Exchange):
                 handler.move(backend)
+
+    def _leave_the_silent(self, backend: LiveBackend) -> None:
+        """A probe failed. A stream that says nothing from one such probe to the next goes on elsewhere: an engine
+        that is told to end may leave its streams open and silent (vLLM 0.32 does)."""
+        for connection in list(self.connections):
+            handler = connection.handler
+            if isinstance(handler, Exchange):
+                handler.leave_if_silent(backend)
 
     def _sweep(self) -> None:
         self.core.upstream.sweep()

@@ -258,6 +258,8 @@ class Fleet:
     def __init__(self, meter: Meter, ledger: Ledger) -> None:
         self.on_move: Callable[[LiveBackend], None] | None = None
         """Told when a backend's machine is about to go: what still runs there must move now."""
+        self.on_silence: Callable[[LiveBackend], None] | None = None
+        """Told of each failed probe of a backend on which something still runs."""
         self.on_circuit: Callable[[LiveBackend, Circuit], None] | None = None
         """Told when the circuit of a backend opens or closes."""
         self._meter = meter

@@ -148,6 +148,7 @@ def test_a_replica_that_came_anew_does_not_pay_for_those_before_it() -> None:
     now = 0.0
     for _ in range(4):  # each time the next replica is gone before it served anything
         now += 100.0
+        breaker.begin(now)
         breaker.failed(now, now, 5.0, at_once=True)
         breaker.proved(now + 1, anew=True)
         assert breaker.open_until == now + 5.0

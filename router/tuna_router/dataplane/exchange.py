@@ -375,6 +375,11 @@ class Exchange:
                 self.account.attempt.close(Outcome.CANCELLED, self.core.clock())
             self._plan()
 
+    def leave_if_silent(self, backend: LiveBackend) -> None:
+        """This backend does not answer its probes."""
+        if self._resuming is not None and self._resuming.backend is backend:
+            self._resuming.leave_if_silent()
+
     def _done(self, broken: str | None, error_seen: bool) -> None:
         """The answer is over; its last bytes are about to be sent."""
         self._relay = self._forward = None

@@ -61,6 +61,7 @@ class Resuming:
         """Since a backend said something new; so are `_rounds` of waiting for one, and `_lost_at`."""
         self._rounds = 0
         self._lost_at = 0.0
+        self._heard_then = -1
         self.resumes = 0
         """How often it was continued."""
         self._said = 0
@@ -110,6 +111,16 @@ class Resuming:
             self._next()
         else:
             self.stream.leave("its machine is going")
+
+    def leave_if_silent(self) -> None:
+        """Go on elsewhere, where nothing was said since this was asked last."""
+        stream = self.stream
+        if stream.source is None or self._exchange.client.write_paused:
+            return
+        if stream.progress == self._heard_then:
+            stream.leave("it answers no probe and has fallen silent")
+        else:
+            self._heard_then = stream.progress
 
     def stop(self) -> None:
         """The router ends now."""

@@ -342,3 +342,37 @@ async def test_more_than_the_memory_allows_is_given_up_and_counted(
     )
     assert "more than 400 bytes" in broken(await ask(router))
     assert counted(router) == {"refused": 1}
+
+
+async def test_a_stream_that_fell_silent_leaves_a_backend_that_answers_no_probe(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    """An engine that is told to end may leave a stream open and silent."""
+    ends = asyncio.Event()
+
+    async def silent(wire: Wire, seen: Seen) -> None:
+        await wire.stream_head()
+        await wire.token("one")
+        ends.set()
+        await wire.closed_by_peer()
+
+    async def probed(wire: Wire, seen: Seen) -> None:
+        if ends.is_set():
+            wire.reset()
+        elif seen.target == "/health":
+            await wire.raw(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        else:
+            await wire.json({"data": [{"id": "m"}], "choices": [{"text": "x"}]})
+
+    spot = await start_backend(silent, probed)
+    router = await start_router(await start_backend(), spot)
+    answering = asyncio.create_task(router.complete(stream=True))
+    await ends.wait()
+    backend = router.router.core.fleet["spot"]
+    assert backend.machine is not None
+    backend.machine.next_probe_at = 0.0  # as it is after any doubt
+    backend.nudge.set()
+    answer = await answering
+    assert "stream_broken" not in answer.text
+    assert answer.text.rstrip().endswith("[DONE]")
+    assert router.tally.finished == 1
