@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Final
 
 from tuna_router.access_log import REFUSED, Entry
 from tuna_router.admission import Ticket
@@ -30,6 +31,8 @@ from tuna_router.meter import SAMPLE_S
 from tuna_router.refusal import Refusal
 from tuna_router.settings import Settings
 from tuna_router.watch import Watchers
+
+_SILENCE_S: Final = 3.0
 
 
 class Router:
@@ -58,6 +61,7 @@ class Router:
         """True when no other machine reaches it; set by the server."""
         self.core.fleet.on_move = self._move
         self.core.fleet.on_silence = self._leave_the_silent
+        self.core.on_open = self._listen_for_silence
         self._sweeper = self.core.wheel.timer(self._sweep)
 
     async def start(self) -> None:
@@ -187,9 +191,14 @@ class Router:
             if isinstance(handler, Exchange):
                 handler.move(backend)
 
+    def _listen_for_silence(self, backend: LiveBackend) -> None:
+        """Requests failed there: see whether others have fallen silent."""
+        self._leave_the_silent(backend)
+        self.core.wheel.timer(lambda: self._leave_the_silent(backend)).set(_SILENCE_S)
+
     def _leave_the_silent(self, backend: LiveBackend) -> None:
-        """A probe failed. A stream that says nothing from one such probe to the next goes on elsewhere: an engine
-        that is told to end may leave its streams open and silent (vLLM 0.32 does)."""
+        """A probe failed, or requests did. A stream that says nothing from one such time to the next goes on
+        elsewhere: an engine that is told to end may leave its streams open and silent (vLLM 0.32 does)."""
         for connection in list(self.connections):
             handler = connection.handler
             if isinstance(handler, Exchange):

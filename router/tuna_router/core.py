@@ -68,6 +68,8 @@ class Core:
         self.wheel = Wheel(clock=clock)
         self.events = Events(clock, wall, self.wheel.timer, Snapshots(self).take)
         self.access_log: AccessLog | None = None
+        self.on_open: Callable[[LiveBackend], None] | None = None
+        """Told when the circuit of a backend opens."""
         self.streams: set[Stream] = set()
         """Those that run and keep what they said, to be continued."""
         self._save_to = save_to
@@ -104,6 +106,8 @@ class Core:
         """The circuit of a backend opened or closed."""
         told = {"backend": backend.name, "circuit": circuit.value, "reason": backend.last_error}
         self.events.publish("breaker", told)
+        if circuit is Circuit.OPEN and self.on_open is not None:
+            self.on_open(backend)
 
     def _take(self, settings: Settings) -> None:
         self.settings = settings

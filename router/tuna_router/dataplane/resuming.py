@@ -118,7 +118,7 @@ class Resuming:
         if stream.source is None or self._exchange.client.write_paused:
             return
         if stream.progress == self._heard_then:
-            stream.leave("it answers no probe and has fallen silent")
+            stream.leave("it has fallen silent, as others have failed there")
         else:
             self._heard_then = stream.progress
 

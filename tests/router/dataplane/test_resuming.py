@@ -376,3 +376,35 @@ async def test_a_stream_that_fell_silent_leaves_a_backend_that_answers_no_probe(
     assert "stream_broken" not in answer.text
     assert answer.text.rstrip().endswith("[DONE]")
     assert router.tally.finished == 1
+
+
+async def test_a_stream_that_fell_silent_leaves_a_backend_at_which_others_break(
+    start_backend: StartBackend, start_router: StartRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tuna_router.app._SILENCE_S", 0.1)
+    told, strike = asyncio.Event(), asyncio.Event()
+
+    async def strikes_one(wire: Wire, seen: Seen) -> None:
+        await wire.stream_head()
+        await wire.token("one")
+        if b"first" in seen.body:
+            told.set()
+            await wire.closed_by_peer()
+        else:
+            await strike.wait()
+            wire.reset()
+
+    backends = [
+        {"name": "a", "kind": "serverless", "url": (await start_backend(strikes_one)).url},
+        {"name": "b", "kind": "serverless", "url": (await start_backend()).url, "weight": 0},
+    ]
+    router = await start_router(backends=backends)
+    silent = asyncio.create_task(router.complete(stream=True, user="first"))
+    await told.wait()
+    struck = asyncio.create_task(router.complete(stream=True, user="second"))
+    strike.set()
+    for answering in (struck, silent):
+        answer = await answering
+        assert "stream_broken" not in answer.text
+        assert answer.text.rstrip().endswith("[DONE]")
+    assert router.tally.finished == 2
