@@ -19,10 +19,10 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         options = parse(sys.argv[1:] if argv is None else list(argv))
         env = dict(os.environ if environ is None else environ)
         launch = prepare(options, env)
-        from tuna_router.access_log import AccessLog
         from tuna_router.app import Router
-        from tuna_router.log_lines import log_to_stderr
         from tuna_router.serving import bind, serve_until_stopped
+        from tuna_router.told.access_log import AccessLog
+        from tuna_router.told.log_lines import log_to_stderr
 
         as_json = options.log_format == "json"
         log_to_stderr(options.log_level.upper(), as_json=as_json)

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from types import TracebackType
 
-from tuna_router.keys import LiveKey
+from tuna_router.keys.live import LiveKey
 
 
 class Admission:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
-from tuna_router.access_log import REFUSED, Entry
 from tuna_router.admission import Ticket
 from tuna_router.asgi import Application, AsgiCall
 from tuna_router.auth import Role
+from tuna_router.books.meter import SAMPLE_S
 from tuna_router.core import Core
 from tuna_router.cross_site import HINT, foreign
 from tuna_router.dataplane.admit import admit, unauthorized
@@ -24,13 +24,13 @@ from tuna_router.dataplane.queued import full, queued
 from tuna_router.dataplane.refuse import refuse
 from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.envelope import error_body
-from tuna_router.fleet import LiveBackend
+from tuna_router.fleet.live import LiveBackend
+from tuna_router.fleet.watch import Watchers
 from tuna_router.health import health, public_health
-from tuna_router.keys import LiveKey
-from tuna_router.meter import SAMPLE_S
+from tuna_router.keys.live import LiveKey
 from tuna_router.refusal import Refusal
 from tuna_router.settings import Settings
-from tuna_router.watch import Watchers
+from tuna_router.told.access_log import REFUSED, Entry
 
 _SILENCE_S: Final = 3.0
 
@@ -215,6 +215,6 @@ def _with_own_lines(refusal: Refusal, request_id: bytes) -> Refusal:
 
 
 def _build_control(router: Router) -> Application:
-    from tuna_router.control import build
+    from tuna_router.control.endpoints import build
 
     return build(router)

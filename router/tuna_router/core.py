@@ -9,26 +9,26 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from tuna_router import state
-from tuna_router.access_log import AccessLog
 from tuna_router.admission import Admission
-from tuna_router.backend_urls import is_metadata_service
-from tuna_router.breaker import Circuit
-from tuna_router.counts import Counts
+from tuna_router.books.counts import Counts
+from tuna_router.books.ledger import Ledger, is_billed
+from tuna_router.books.meter import Meter, StateChange
+from tuna_router.books.totals import Totals
 from tuna_router.dataplane.bodies import Bodies
 from tuna_router.dataplane.stream import Stream
 from tuna_router.dataplane.upstream import Upstream
 from tuna_router.dataplane.wheel import Wheel
 from tuna_router.dataplane.wish import Wishes
-from tuna_router.events import Changes, Events
-from tuna_router.fleet import Fleet, LiveBackend
-from tuna_router.keys import Guard
-from tuna_router.ledger import Ledger, is_billed
-from tuna_router.meter import Meter, StateChange
+from tuna_router.fleet.breaker import Circuit
+from tuna_router.fleet.live import Fleet, LiveBackend
+from tuna_router.fleet.urls import is_metadata_service
+from tuna_router.keys.live import Guard
 from tuna_router.retry import RetryBudget
 from tuna_router.settings import Kind, Settings
-from tuna_router.snapshot import Snapshots
 from tuna_router.spot import SpotState
-from tuna_router.totals import Totals
+from tuna_router.told.access_log import AccessLog
+from tuna_router.told.events import Changes, Events
+from tuna_router.told.snapshot import Snapshots
 
 _log = logging.getLogger("tuna_router")
 _KEPT_CHANGES = 200

@@ -7,11 +7,11 @@ from typing import Any
 
 from tuna_router import __version__
 from tuna_router.core import Core
-from tuna_router.fleet import LiveBackend
+from tuna_router.fleet.live import LiveBackend
+from tuna_router.fleet.watch import best_state
 from tuna_router.policy import predicted_wait_s
 from tuna_router.settings import Kind
 from tuna_router.spot import SpotState
-from tuna_router.watch import best_state
 
 
 def public_health(core: Core) -> dict[str, Any]:

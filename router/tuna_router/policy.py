@@ -27,7 +27,7 @@ from hashlib import blake2b
 from math import log
 from typing import Final, NamedTuple
 
-from tuna_router.learned import Learned
+from tuna_router.fleet.learned import Learned
 from tuna_router.settings import Kind
 from tuna_router.spot import SpotState
 

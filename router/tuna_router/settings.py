@@ -15,7 +15,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from tuna_router.errors import SettingsError, did_you_mean
-from tuna_router.key_settings import KeySettings, key_to_json, parse_keys
+from tuna_router.keys.settings import KeySettings, key_to_json, parse_keys
 
 MASK: Final = "********"
 """Shown instead of a header's value; sent back in a POST, it means "unchanged"."""

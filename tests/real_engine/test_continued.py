@@ -29,7 +29,7 @@ from tests.router.conftest import until
 from tests.router.resume.told import Told, told
 from tests.router.test_process import started
 from tuna_router.app import Router
-from tuna_router.fleet import LiveBackend
+from tuna_router.fleet.live import LiveBackend
 from tuna_router.serving import Server, bind
 from tuna_router.settings import parse_settings
 

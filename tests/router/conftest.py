@@ -14,7 +14,7 @@ import pytest
 
 from tuna_router.app import Router
 from tuna_router.auth import sha256_hex
-from tuna_router.meter import Tally
+from tuna_router.books.meter import Tally
 from tuna_router.serving import Server, bind
 from tuna_router.settings import Settings, parse_settings
 

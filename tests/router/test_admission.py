@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuna_router.admission import Admission, Ticket, Waiting
-from tuna_router.key_settings import KeySettings
-from tuna_router.keys import LiveKey
+from tuna_router.keys.live import LiveKey
+from tuna_router.keys.settings import KeySettings
 
 from .backends import Seen, Wire
 from .conftest import KEY, StartBackend, StartRouter, until

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tuna_router.auth import Role, key_of, sha256_hex
-from tuna_router.keys import Guard
+from tuna_router.keys.live import Guard
 from tuna_router.settings import parse_settings
 
 from .conftest import KEY, StartBackend, StartRouter

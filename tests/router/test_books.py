@@ -9,10 +9,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tuna_router.admission import Ticket, Waiting
 from tuna_router.auth import sha256_hex
-from tuna_router.control import stats
+from tuna_router.books.meter import Outcome
+from tuna_router.control.endpoints import stats
 from tuna_router.core import Core
 from tuna_router.dataplane.account import Account
-from tuna_router.meter import Outcome
 from tuna_router.settings import parse_settings
 from tuna_router.spot import ProbePassed, ReplicasSeen
 

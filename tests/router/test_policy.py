@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuna_router.breaker import Breaker
-from tuna_router.learned import Learned
+from tuna_router.fleet.breaker import Breaker
+from tuna_router.fleet.learned import Learned
 from tuna_router.policy import (
     PLAIN,
     BackendView,

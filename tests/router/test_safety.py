@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from tuna_router.auth import sha256_hex
-from tuna_router.backend_urls import is_metadata_service
 from tuna_router.dataplane import client as intake
+from tuna_router.fleet.urls import is_metadata_service
 
 from .backends import Seen, Wire
 from .conftest import KEY, Running, StartBackend, StartRouter, until

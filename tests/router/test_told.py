@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from tuna_router.access_log import AccessLog
 from tuna_router.auth import sha256_hex
+from tuna_router.told.access_log import AccessLog
 
 from .backends import Backend, Seen, Wire
 from .conftest import KEY, Running, StartBackend, StartRouter, until

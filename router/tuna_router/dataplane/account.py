@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import Final, Protocol
 
-from tuna_router.access_log import Entry
+from tuna_router.books.meter import Meter, Outcome, Tokens
 from tuna_router.dataplane.request_head import RequestHead
-from tuna_router.fleet import Attempt, LiveBackend
-from tuna_router.keys import LiveKey
-from tuna_router.meter import Meter, Outcome, Tokens
+from tuna_router.fleet.live import Attempt, LiveBackend
+from tuna_router.keys.live import LiveKey
+from tuna_router.told.access_log import Entry
 
 _BATCH_BYTES: Final = 64 * 1024
 _KEEP_BYTES: Final = 1024 * 1024

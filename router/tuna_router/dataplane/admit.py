@@ -5,7 +5,7 @@ from __future__ import annotations
 from tuna_router.admission import Ticket
 from tuna_router.core import Core
 from tuna_router.envelope import error_body
-from tuna_router.keys import LiveKey
+from tuna_router.keys.live import LiveKey
 from tuna_router.refusal import Refusal
 
 

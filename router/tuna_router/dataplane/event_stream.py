@@ -10,7 +10,7 @@ from tuna_router.dataplane.chunked import END
 from tuna_router.dataplane.client import ClientConnection
 from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.envelope import error_body
-from tuna_router.events import Events, dropped_frame
+from tuna_router.told.events import Events, dropped_frame
 
 HEARTBEAT_S: Final = 15.0
 _MOST_WAITING: Final = 64

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from tuna_router.access_log import Entry
 from tuna_router.admission import Ticket
+from tuna_router.books.meter import Outcome
 from tuna_router.core import Core
 from tuna_router.dataplane.account import Account, Reader, begins_with_an_error, usage_of
 from tuna_router.dataplane.chunked import END, chunk_of
@@ -25,10 +25,10 @@ from tuna_router.dataplane.response_head import ResponseHead
 from tuna_router.dataplane.resuming import Resuming
 from tuna_router.dataplane.wish import BadWish
 from tuna_router.envelope import error_body
-from tuna_router.fleet import LiveBackend
-from tuna_router.meter import Outcome
+from tuna_router.fleet.live import LiveBackend
 from tuna_router.policy import PLAIN, Wish
 from tuna_router.resume.ask import Ask, ask, refuses_token_ids
+from tuna_router.told.access_log import Entry
 
 _BODY_PATIENCE_S: Final = 60.0
 _SECOND_CHANCE_PAUSE_S: Final = 0.05

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tuna_router.dataplane.chunked import chunk_of
 from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.dataplane.wish import with_model
-from tuna_router.fleet import LiveBackend
+from tuna_router.fleet.live import LiveBackend
 from tuna_router.resume.ask import Ask
 
 

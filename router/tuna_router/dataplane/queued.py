@@ -14,7 +14,7 @@ from tuna_router.admission import Ticket, Waiting
 from tuna_router.core import Core
 from tuna_router.dataplane.client import ClientConnection, Handler
 from tuna_router.envelope import error_body
-from tuna_router.keys import LiveKey
+from tuna_router.keys.live import LiveKey
 from tuna_router.refusal import Refusal
 
 _HELD_BYTES: Final = 64 * 1024

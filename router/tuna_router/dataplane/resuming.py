@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final, Protocol
 
+from tuna_router.books.meter import Outcome
 from tuna_router.core import Core
 from tuna_router.dataplane.account import Account
 from tuna_router.dataplane.client import ClientConnection
@@ -19,8 +20,7 @@ from tuna_router.dataplane.outgoing import rest_request
 from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.dataplane.response_head import ResponseHead
 from tuna_router.dataplane.stream import Stream
-from tuna_router.fleet import LiveBackend
-from tuna_router.meter import Outcome
+from tuna_router.fleet.live import LiveBackend
 from tuna_router.policy import Wish
 from tuna_router.resume.ask import Ask, context_length_of, refuses_token_ids
 from tuna_router.resume.plan import Closing, Continuation, Refusal

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from tuna_router.books.meter import Tokens
+from tuna_router.books.series import Histogram
 from tuna_router.dataplane.account import usage_of
 from tuna_router.dataplane.chunked import END, payload_of
 from tuna_router.dataplane.client import ClientConnection
 from tuna_router.dataplane.connection import BackendLost, Connection
 from tuna_router.dataplane.response_head import ResponseHead
 from tuna_router.envelope import error_event
-from tuna_router.meter import Tokens
 from tuna_router.resume.ask import Ask, read_body
 from tuna_router.resume.plan import Closing, Continuation, Refusal, client_of, plan
 from tuna_router.resume.recorder import Recorder
 from tuna_router.resume.splice import Splice, closing_events
 from tuna_router.resume.spoken import Spoken
-from tuna_router.series import Histogram
 
 _LOOKS: Final = 4
 """How often a stall is looked for in the time that makes one: nothing is noted on a token's way."""

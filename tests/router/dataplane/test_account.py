@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tuna_router.books.meter import Tokens
 from tuna_router.dataplane.account import Reader, begins_with_an_error, usage_of
 from tuna_router.envelope import error_event
-from tuna_router.meter import Tokens
 
 CHAT = b"/v1/chat/completions"
 ROLE = b'data: {"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'

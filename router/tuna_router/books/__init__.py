@@ -1,0 +1,1 @@
+"""The books: what happened, exactly, and what it cost. No I/O."""

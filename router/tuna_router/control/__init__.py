@@ -1,0 +1,1 @@
+"""The control plane: FastAPI under `/router/*` and `/metrics`, imported when first asked for."""

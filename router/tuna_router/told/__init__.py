@@ -1,0 +1,1 @@
+"""What a router tells while it runs: events, snapshots, the access log."""
