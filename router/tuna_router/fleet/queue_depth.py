@@ -2,8 +2,8 @@
 
 A look is a request too: behind a SkyServe endpoint it counts for the autoscaler, which would start
 replicas for it, and without traffic it would keep a fleet awake. So there is one at most every
-`metrics_interval_s`, and at most one for ten requests of clients; without requests none. (A queue grows
-by requests only, so nothing is missed, and what has ended since is known without looking.)
+`metrics_interval_s`, and at most two for ten requests of clients; without requests none. (A queue grows by
+requests only, which it may not show at once: hence the second look. What has ended since is known without.)
 """
 
 from __future__ import annotations
@@ -28,19 +28,18 @@ async def look_at_queue(core: Core, backend: LiveBackend) -> None:
     """Keep `backend`'s queue current while it is READY and has traffic; runs until it is cancelled."""
     seen = 0
     looked_at = not_before = 0.0
+    again = False
     while True:
         await asyncio.sleep(core.settings.metrics_interval_s)
         now = core.meter.clock()
-        if (
-            backend.state is not SpotState.READY
-            or backend.tally.started - seen < REQUESTS_A_LOOK
-            or now < not_before
-        ):
+        fresh = backend.tally.started - seen >= REQUESTS_A_LOOK
+        if backend.state is not SpotState.READY or now < not_before or not (fresh or again):
             if backend.waiting and now - looked_at > _STALE_S:
                 # Of a queue of other people's requests nothing here would tell that it is gone.
                 backend.queue_unknown()
             continue
-        seen, looked_at = backend.tally.started, now
+        again = fresh
+        seen, looked_at = backend.tally.started if fresh else seen, now
         try:
             depth = await queue_depth(core, backend)
         except (TimeoutError, BackendLost):
