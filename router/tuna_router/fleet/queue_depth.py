@@ -2,8 +2,8 @@
 
 A look is a request too: behind a SkyServe endpoint it counts for the autoscaler, which would start
 replicas for it, and without traffic it would keep a fleet awake. So there is one at most every
-`metrics_interval_s`, and at most two for ten requests of clients; without requests none. (A queue grows by
-requests only, which it may not show at once: hence the second look. What has ended since is known without.)
+`metrics_interval_s`, and one for ten requests of clients; without requests none. (A queue grows by requests
+only. What has ended since is known without looking; what the engine does not tell yet is worth another look.)
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from tuna_router.fleet.live import LiveBackend
 from tuna_router.spot import SpotState
 
 REQUESTS_A_LOOK: Final = 10
+LOOKS: Final = 5
+"""The most for these, where the engine fails to tell or does not tell of all."""
 _NOT_VLLM_S: Final = 300.0
 _STALE_S: Final = 30.0
 _CAP_BYTES: Final = 4 * 1024 * 1024
@@ -28,23 +30,27 @@ async def look_at_queue(core: Core, backend: LiveBackend) -> None:
     """Keep `backend`'s queue current while it is READY and has traffic; runs until it is cancelled."""
     seen = 0
     looked_at = not_before = 0.0
-    again = False
+    left = 0
     while True:
         await asyncio.sleep(core.settings.metrics_interval_s)
         now = core.meter.clock()
         fresh = backend.tally.started - seen >= REQUESTS_A_LOOK
-        if backend.state is not SpotState.READY or now < not_before or not (fresh or again):
+        if backend.state is not SpotState.READY or now < not_before or not (fresh or left):
             if backend.waiting and now - looked_at > _STALE_S:
                 # Of a queue of other people's requests nothing here would tell that it is gone.
                 backend.queue_unknown()
             continue
-        again = fresh
-        seen, looked_at = backend.tally.started if fresh else seen, now
+        if fresh:
+            seen, left = backend.tally.started, LOOKS
+        left -= 1
+        looked_at = now
         try:
             depth = await queue_depth(core, backend)
         except (TimeoutError, BackendLost):
             backend.queue_unknown()
             continue
+        if depth is None or sum(depth) * backend.replicas >= backend.in_flight:
+            left = 0  # it tells of all that it has of ours
         if depth is None:
             backend.queue_unknown()
             not_before = core.meter.clock() + _NOT_VLLM_S
@@ -58,7 +64,7 @@ async def queue_depth(core: Core, backend: LiveBackend) -> tuple[float, float] |
     Raises TimeoutError or BackendLost.
     """
     url = backend.settings.url.removesuffix("/v1") + "/metrics"
-    timeout_s = core.settings.connect_timeout_s
+    timeout_s = core.settings.probe_timeout_s
     try:
         status, body = await core.upstream.fetch(
             backend.settings, "GET", url, timeout_s=timeout_s, cap_bytes=_CAP_BYTES
