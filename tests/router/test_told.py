@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,23 @@ async def test_the_log_has_a_line_for_each_request_however_it_ended(
     assert "secret" not in text
     assert "hush" not in text
     assert KEY not in text
+
+
+async def test_what_the_client_did_wrong_has_its_status_in_the_log(
+    start_backend: StartBackend, start_router: StartRouter, tmp_path: Path
+) -> None:
+    path = tmp_path / "access.log"
+    router = await start_router(await start_backend(), body_limit_bytes=1000)
+    log = router.router.core.access_log = AccessLog(str(path), as_json=True)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(4):
+            yield b"x" * 500
+
+    answer = await router.client.post("/v1/completions", content=pieces())
+    log.close()
+    (line,) = [json.loads(line) for line in path.read_text().splitlines()]
+    assert answer.status_code == line["status"] == 413
 
 
 async def test_an_open_circuit_is_an_event(start_backend: StartBackend, start_router: StartRouter) -> None:

@@ -149,7 +149,7 @@ class Exchange:
             else:
                 self._relay.break_off("it stalled")
         elif not self._complete and not self.client.read_paused:
-            self._blame_the_client()
+            self._blame_the_client(408)
             self._error(408, "The request's body did not arrive in time.", "request_timeout")
         elif self._forward is not None:
             left_s, self._left_patience_s = self._left_patience_s, 0.0
@@ -168,6 +168,7 @@ class Exchange:
             self.end(Outcome.CANCELLED, self.core.clock())
             self._relay.break_off("the router is stopping", "The router is stopping.", "router_stopping")
         else:
+            self._status = 503
             self._drop(Outcome.CANCELLED)
             self._error(503, "The router is stopping.", "router_stopping")
 
@@ -420,14 +421,15 @@ class Exchange:
 
     def _too_large(self) -> None:
         begun = self._relay is not None
-        self._blame_the_client()
+        self._blame_the_client(self._status if begun else 413)
         if begun:
             self.client.abort()
         else:
             self._error(413, "The request's body is too large.", "body_too_large")
 
-    def _blame_the_client(self) -> None:
+    def _blame_the_client(self, status: int) -> None:
         """Stop all work; the backend did nothing wrong."""
+        self._status = status
         if self.account.attempt is not None:
             self.account.attempt.close(Outcome.CANCELLED, self.core.clock())
         self._drop(Outcome.FAILED)
