@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,33 @@ def test_a_deployment_and_all_its_resources_are_recorded_at_once(store: Store) -
     record = add(store)
     assert (record.state, record.request, record.plan) == ("deploying", {"model": "m"}, {"worst": 1.5})
     assert [(r.role, r.state) for r in store.resources("id1")] == [("serverless", "planned"), ("spot", "planned")]
+
+
+def test_a_file_that_another_process_is_just_making_is_waited_for(tmp_path: Path) -> None:
+    settings = Settings.load({"TUNA_DATA_DIR": str(tmp_path)})
+    path = sa.make_url(settings.database_url).database
+    assert path is not None
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE theirs (x)")
+    other.execute("BEGIN IMMEDIATE")
+    refused = threading.Event()
+
+    def end() -> None:
+        refused.wait(5)
+        other.rollback()
+
+    ending = threading.Thread(target=end)
+    ending.start()
+    waiting = sqlite3.connect(path, timeout=10)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        waiting.execute("PRAGMA journal_mode=WAL")  # for all its ten seconds of patience
+    waiting.close()
+    threading.Timer(0.2, refused.set).start()
+    store = Store(settings)
+    assert store.deployments() == []
+    store.close()
+    ending.join()
+    other.close()
 
 
 def test_what_was_written_is_there_for_the_next_process(settings: Settings) -> None:
