@@ -387,7 +387,7 @@ class Store:
                 c.exec_driver_sql("BEGIN IMMEDIATE")
             try:
                 yield c
-            except BaseException:
+            except BaseException:  # an interrupt, too: the lock must not outlive its owner
                 c.rollback()
                 raise
             c.commit()

@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Final
 
 from tuna_router.admission import Ticket
 from tuna_router.asgi import Application, AsgiCall
@@ -23,6 +22,7 @@ from tuna_router.dataplane.headers import PRIORITY, own_lines, request_id_of
 from tuna_router.dataplane.queued import full, queued
 from tuna_router.dataplane.refuse import refuse
 from tuna_router.dataplane.request_head import RequestHead
+from tuna_router.dataplane.resuming import SILENCE_S
 from tuna_router.envelope import error_body
 from tuna_router.fleet.live import LiveBackend
 from tuna_router.fleet.watch import Watchers
@@ -31,8 +31,6 @@ from tuna_router.keys.live import LiveKey
 from tuna_router.refusal import Refusal
 from tuna_router.settings import Settings
 from tuna_router.told.access_log import REFUSED, Entry
-
-_SILENCE_S: Final = 3.0
 
 
 class Router:
@@ -194,7 +192,7 @@ class Router:
     def _listen_for_silence(self, backend: LiveBackend) -> None:
         """Requests failed there: see whether others have fallen silent."""
         self._leave_the_silent(backend)
-        self.core.wheel.timer(lambda: self._leave_the_silent(backend)).set(_SILENCE_S)
+        self.core.wheel.timer(lambda: self._leave_the_silent(backend)).set(SILENCE_S)
 
     def _leave_the_silent(self, backend: LiveBackend) -> None:
         """A probe failed, or requests did. A stream that says nothing from one such time to the next goes on

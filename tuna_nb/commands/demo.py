@@ -85,7 +85,7 @@ class _Demo:
             self.report.step("deploying one model on serverless and spot", 0.02)
             record = await apply(self.workspace, planned, quiet, until_spot=False)
             story = await self._traffic(record.id, begun)
-        except BaseException:
+        except BaseException:  # Ctrl-C, too: what was deployed must go
             if not keep:
                 await self._finish(quiet)
             raise

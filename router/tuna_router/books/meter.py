@@ -6,16 +6,15 @@ affair, so `started = finished + cancelled + failed + running` holds at every mo
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
+from tuna_router.books.series import LATENCY_S, Histogram
 from tuna_router.settings import Kind
 
-LATENCY_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 WINDOW_S: Final = 300
 SAMPLE_S: Final = 5.0
 _SAMPLES: Final = 1024
@@ -29,20 +28,18 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
-class Durations:
-    """A histogram for Prometheus, and the last samples for percentiles."""
+class Durations(Histogram):
+    """A histogram of latencies that keeps the last samples, for percentiles."""
+
+    __slots__ = ("_last",)
 
     def __init__(self) -> None:
-        self.buckets = [0] * (len(LATENCY_BUCKETS_S) + 1)
-        self.sum_s = 0.0
-        self.count = 0
+        super().__init__(LATENCY_S)
         self._last: deque[float] = deque(maxlen=_SAMPLES)
 
     def add(self, seconds: float) -> None:
         """Count one duration."""
-        self.buckets[bisect_left(LATENCY_BUCKETS_S, seconds)] += 1
-        self.sum_s += seconds
-        self.count += 1
+        super().add(seconds)
         self._last.append(seconds)
 
     def percentiles(self) -> dict[str, float | None]:

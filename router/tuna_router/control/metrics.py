@@ -14,7 +14,6 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from tuna_router import __version__
-from tuna_router.books.meter import LATENCY_BUCKETS_S, Durations
 from tuna_router.books.series import Histogram
 from tuna_router.core import Core
 from tuna_router.settings import Kind
@@ -67,8 +66,8 @@ def _requests(core: Core) -> Iterator[Metric]:
     )
     yield _counter("failovers", "Attempts after the first", (), [((), meter.failovers)])
     yield _counter("broken_streams", "Answers that broke off", (), [((), meter.broken_streams)])
-    yield _durations("request_seconds", "Duration of finished requests", (), [((), meter.requests.latency)])
-    yield _durations("ttft_seconds", "Time to the first byte", (), [((), meter.requests.ttft)])
+    yield _histograms("request_seconds", "Duration of finished requests", (), [((), meter.requests.latency)])
+    yield _histograms("ttft_seconds", "Time to the first byte", (), [((), meter.requests.ttft)])
     counts = core.counts
     yield _counter("retries", "Failed attempts by reason", ("backend", "reason"), counts.retries)
     yield _counter("resumes", "Streams continued on another backend", ("outcome",), counts.resumes)
@@ -135,9 +134,9 @@ def _attempts(core: Core) -> Iterator[Metric]:
     )
     one = ("backend",)
     latency = [((name,), tally.latency) for name, tally in tallies]
-    yield _durations("backend_request_seconds", "Duration of finished attempts", one, latency)
+    yield _histograms("backend_request_seconds", "Duration of finished attempts", one, latency)
     ttft = [((name,), tally.ttft) for name, tally in tallies]
-    yield _durations("backend_ttft_seconds", "Time to the first byte of an attempt", one, ttft)
+    yield _histograms("backend_ttft_seconds", "Time to the first byte of an attempt", one, ttft)
     between = [((name,), histogram) for name, histogram in core.counts.inter_token.items()]
     yield _histograms("inter_token_seconds", "Time between pieces of a stream", one, between)
 
@@ -211,15 +210,3 @@ def _histograms(
     for values, histogram in rows:
         family.add_metric(values, histogram.cumulative(), histogram.total)
     return family
-
-
-def _durations(
-    name: str, text: str, labels: tuple[str, ...], rows: Iterable[tuple[tuple[str, ...], Durations]]
-) -> HistogramMetricFamily:
-    """The meter's histograms."""
-    same = []
-    for values, durations in rows:
-        histogram = Histogram(LATENCY_BUCKETS_S)
-        histogram.counts, histogram.total = durations.buckets, durations.sum_s
-        same.append((values, histogram))
-    return _histograms(name, text, labels, same)

@@ -25,6 +25,8 @@ from tuna_router.policy import Wish
 from tuna_router.resume.ask import Ask, context_length_of, refuses_token_ids
 from tuna_router.resume.plan import Closing, Continuation, Refusal
 
+SILENCE_S: Final = 3.0
+"""So long a stream may say nothing where others have failed; a busy engine pauses for less."""
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 2.0
 
@@ -62,6 +64,8 @@ class Resuming:
         self._rounds = 0
         self._lost_at = 0.0
         self._heard_then = -1
+        """The stream's progress when its backend was doubted, at `_doubted_at`."""
+        self._doubted_at = 0.0
         self.resumes = 0
         """How often it was continued."""
         self._said = 0
@@ -113,14 +117,14 @@ class Resuming:
             self.stream.leave("its machine is going")
 
     def leave_if_silent(self) -> None:
-        """Go on elsewhere, where nothing was said since this was asked last."""
-        stream = self.stream
+        """Its backend is in doubt: go on elsewhere, if nothing was said since a doubt `SILENCE_S` ago."""
+        stream, now = self.stream, self._exchange.core.clock()
         if stream.source is None or self._exchange.client.write_paused:
             return
-        if stream.progress == self._heard_then:
+        if stream.progress != self._heard_then:
+            self._heard_then, self._doubted_at = stream.progress, now
+        elif now - self._doubted_at >= SILENCE_S:
             stream.leave("it has fallen silent, as others have failed there")
-        else:
-            self._heard_then = stream.progress
 
     def stop(self) -> None:
         """The router ends now."""

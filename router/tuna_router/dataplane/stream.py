@@ -173,8 +173,10 @@ class Stream:
 
     def tokens(self) -> Tokens:
         """What was used so far: as the backend tells it, else an estimate."""
-        if self._spoken is not None:
-            return Tokens(self._spoken.prompt_tokens or 0, 0, self._spoken.tokens)
+        spoken = self._spoken
+        if spoken is not None:
+            prompt, said = spoken.prompt_tokens or 0, spoken.tokens
+            return Tokens(prompt, said) if spoken.exact else Tokens(prompt, estimated=said)
         self._catch_up()
         recorder = self._recorder
         usage = usage_of(recorder.usage)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from tuna_router.books.ledger import Ledger
@@ -338,17 +338,6 @@ class Fleet:
         for backend in self._order:
             if backend.machine is not None:
                 backend.tell(_TRAFFIC)
-
-    def learned(self) -> dict[str, dict[str, float]]:
-        """What every backend taught us, by name: small, JSON, for a restart."""
-        return {backend.name: backend.learned.to_json() for backend in self}
-
-    def recall(self, kept: Mapping[str, object]) -> None:
-        """Take over what `learned` gave once, for the backends that there still are."""
-        for backend in self:
-            values = kept.get(backend.name)
-            if isinstance(values, Mapping):
-                backend.learned.recall(values)
 
     def _circuit_changed(self, backend: LiveBackend, circuit: Circuit) -> None:
         if self.on_circuit is not None:

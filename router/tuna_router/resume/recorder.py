@@ -33,7 +33,7 @@ class Recorder:
 
     hides_ids: the client did not ask for token ids. given_up: why the stream can't be continued (the refusal of
     its request; more than `cap_bytes`), or None: then nothing is kept, but the end is still judged.
-    broken: what broke the stream, or None; nothing is let through after it. held: the error event that was not.
+    broken: what broke the stream, or None; nothing is let through after it.
     finished: a chunk with a finish_reason has been let through. done: so has [DONE].
     """
 
@@ -56,7 +56,6 @@ class Recorder:
         "done",
         "finished",
         "given_up",
-        "held",
         "usage",
     )
 
@@ -77,7 +76,6 @@ class Recorder:
         self.broken: str | None = None
         self.finished = False
         self.done = False
-        self.held = b""
         self.usage = b""
         """The data of the last event that tells usage."""
         self._texts = 0
@@ -199,12 +197,12 @@ class Recorder:
             self.broken = "an event that is no chunk"
             return b""
         if is_error_event(event) or (b'"error"' in data and _is_error(data)):
-            self.broken, self.held = "an error event", event
+            self.broken = "an error event"
             return b""
         finish = _FINISH.search(data)
         if finish is not None:
             if finish.group(1) in _NO_FINISH:
-                self.broken, self.held = f"finish_reason {finish.group(1).decode()}", event
+                self.broken = f"finish_reason {finish.group(1).decode()}"
                 return b""
             self.finished = True
         elif self._learns:

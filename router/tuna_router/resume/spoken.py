@@ -51,6 +51,8 @@ class Spoken:
         self.marks: list[Mark] = []
         self.base = 0
         self.prior_tokens = 0
+        self.counted = True
+        """Every token before `base` was known by its id."""
         self.position = 0
         self.chunks = 0
         self.prompt_tokens: int | None = None
@@ -89,6 +91,11 @@ class Spoken:
     def tokens(self) -> int:
         """Tokens generated so far; without ids an estimate."""
         return self.prior_tokens + (len(self.ids) if self.ids_complete else self.chunks)
+
+    @property
+    def exact(self) -> bool:
+        """True when `tokens` is a count and no estimate."""
+        return self.counted and self.ids_complete
 
     @property
     def memory_bytes(self) -> int:
@@ -151,6 +158,7 @@ class Spoken:
 
     def rebase(self, tokens: int, position: int) -> None:
         """A continuation goes on from a prompt of its own, which ends at `position` after `tokens` tokens."""
+        self.counted = self.exact
         self.prior_tokens, self.base, self.position = tokens, position, position
         self.prompt_ids = None
         self.ids = array("q")

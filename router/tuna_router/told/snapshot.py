@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from tuna_router.books.meter import LATENCY_BUCKETS_S
-from tuna_router.books.series import TOKEN_S, Histogram
+from tuna_router.books.series import LATENCY_S, TOKEN_S, Histogram
 
 if TYPE_CHECKING:
     from tuna_router.core import Core
@@ -46,7 +45,7 @@ class Snapshots:
             "split": {name: n - before.answered.get(name, 0) for name, n in seen.answered.items()},
             "in_flight": core.admission.in_flight,
             "waiting": core.admission.waiting,
-            "ttft_s": _quantiles(LATENCY_BUCKETS_S, seen.ttft, before.ttft),
+            "ttft_s": _quantiles(LATENCY_S, seen.ttft, before.ttft),
             "inter_token_s": _quantiles(TOKEN_S, seen.inter_token, before.inter_token),
             "usd_per_hour": None if dollars is None else round(dollars, 6),
             "states": {backend.settings.name: backend.state_name for backend in core.fleet},
@@ -59,7 +58,7 @@ class Snapshots:
             inter_token = [a + b for a, b in zip(inter_token, histogram.counts, strict=True)]
         meter = core.meter
         answered = {name: tally.finished for name, tally in meter.backends.items()}
-        return _Seen(now, meter.requests.started, answered, list(meter.requests.ttft.buckets), inter_token)
+        return _Seen(now, meter.requests.started, answered, list(meter.requests.ttft.counts), inter_token)
 
 
 def _quantiles(bounds: tuple[float, ...], counts: list[int], before: list[int]) -> dict[str, float | None]:

@@ -56,7 +56,7 @@ def test_percentiles_are_of_what_was_measured() -> None:
     for number in range(1, 101):
         durations.add(number / 100)
     assert durations.percentiles() == {"p50": 0.5, "p90": 0.9, "p99": 0.99}
-    assert sum(durations.buckets) == durations.count == 100
+    assert sum(durations.counts) == durations.count == 100
 
 
 def test_the_window_forgets() -> None:

@@ -41,6 +41,7 @@ async def test_however_a_backend_breaks_off_the_client_gets_the_undisturbed_text
     assert counted(router) == {"exact": 1}
     assert (router.tally.finished, router.tally.failed) == (1, 0)
     assert router.router.core.meter.broken_streams == 0
+    assert (router.tally.completion_tokens, router.tally.completion_tokens_estimated) == (len(WORDS), 0)
     if after == 4:
         assert serverless.seen[0].json()["prompt"] == [1, 2, 3, 100, 101, 102]
 
@@ -381,7 +382,8 @@ async def test_a_stream_that_fell_silent_leaves_a_backend_that_answers_no_probe(
 async def test_a_stream_that_fell_silent_leaves_a_backend_at_which_others_break(
     start_backend: StartBackend, start_router: StartRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tuna_router.app._SILENCE_S", 0.1)
+    for module in ("app", "dataplane.resuming"):
+        monkeypatch.setattr(f"tuna_router.{module}.SILENCE_S", 0.1)
     told, strike = asyncio.Event(), asyncio.Event()
 
     async def strikes_one(wire: Wire, seen: Seen) -> None:

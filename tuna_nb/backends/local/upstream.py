@@ -150,7 +150,7 @@ async def send(port: int, method: str, target: bytes, headers: Sequence[Header],
     except OSError:
         # An engine may answer (413, say) and close before it has read everything: look for its answer.
         pass
-    except BaseException:
+    except BaseException:  # cancelled, too: half a request must not stay on the wire
         writer.transport.abort()
         raise
     return Exchange(reader, writer, method)
