@@ -80,6 +80,10 @@ class CredentialsError(BackendError):
     """The provider does not accept us; the hint has the command that signs in."""
 
 
+class UnclearError(BackendError):
+    """A call that creates got no clear answer: the provider may have acted. Look before trying again."""
+
+
 class EngineError(BackendError):
     """The engine died at start or never produced a token; the message has its own words."""
 

@@ -9,6 +9,7 @@ import json
 import os
 import secrets as _random
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from tuna_nb.errors import SettingsError
@@ -18,6 +19,23 @@ from tuna_nb.settings import Settings
 def new_key() -> str:
     """A fresh endpoint key: 256 random bits, with a prefix that secret scanners can recognise."""
     return "tuna-" + _random.token_urlsafe(32)
+
+
+def hugging_face_token(environ: Mapping[str, str] | None = None) -> str | None:
+    """The user's token, from where Hugging Face's own library takes it; None where there is none.
+
+    Source: huggingface_hub's environment variables (HF_TOKEN, HF_TOKEN_PATH, HF_HOME).
+    """
+    env = os.environ if environ is None else environ
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if token := env.get(name, "").strip():
+            return token
+    home = Path(env.get("HF_HOME") or "~/.cache/huggingface").expanduser()
+    path = Path(env["HF_TOKEN_PATH"]).expanduser() if env.get("HF_TOKEN_PATH") else home / "token"
+    try:
+        return path.read_text().strip() or None
+    except OSError:
+        return None
 
 
 class Secrets:

@@ -26,16 +26,18 @@ from tuna_nb.backends.base import (
     SpotScaling,
     State,
 )
-from tuna_nb.errors import RequestError, TunaError
+from tuna_nb.errors import BackendError, RequestError, TunaError
 
 
 @dataclass
 class Case:
-    """backend: under test. request: one that it can meet. within: seconds in which its states must change."""
+    """backend: under test. request: one that it can meet. within: seconds in which its states must change.
+    tells_usage: whether the provider tells billed intervals."""
 
     backend: Backend
     request: ServiceRequest
     within: float = 30
+    tells_usage: bool = True
 
     async def deploy(self) -> Endpoint:
         return await self.backend.deploy(await self.backend.plan(self.request), lambda *_: None)
@@ -151,6 +153,10 @@ class BackendContract:
         await case.until_state(endpoint.ref, State.READY)
         status = await case.backend.status(endpoint.ref)
         assert status.billing
+        if not case.tells_usage:
+            with pytest.raises(BackendError):
+                await case.backend.usage(endpoint.ref)
+            return
         plan = await case.backend.plan(case.request)
         [interval] = await case.backend.usage(endpoint.ref)
         assert interval.replica_id in [r.id for r in status.replicas]

@@ -16,6 +16,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from tuna_nb.errors import BackendError
+
 
 class Kind(enum.StrEnum):
     """What a backend sells: GPUs by the second on demand, or interruptible ones by the hour."""
@@ -61,6 +63,9 @@ class Engine:
         placeholders {model}, {host} and {port}, split by shell rules first and filled in per token.
     max_model_len: context window in tokens. tp_size: tensor parallel degree.
     fast_boot: start sooner at the price of throughput (vLLM's eager mode).
+    image: container image with the engine; None for the pinned one. args: more arguments for it.
+    health_path: answers 200 when the engine serves. quantization, dtype: vLLM's own words, None for its choice.
+    gated: the model's weights are given only to who shows a Hugging Face token.
     """
 
     model: str
@@ -68,6 +73,12 @@ class Engine:
     max_model_len: int = 4096
     tp_size: int = 1
     fast_boot: bool = True
+    image: str | None = None
+    args: tuple[str, ...] = ()
+    health_path: str = "/health"
+    quantization: str | None = None
+    dtype: str | None = None
+    gated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +140,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where requests go. `url` has no path and no trailing slash; `/v1/...` is appended to it.
+    """Where requests go. `url` may have a path and has no trailing slash; `/v1/...` is appended to it.
 
     replicas_url: answers `{"ready": n, "starting": n, "draining": n, "total": n}` to a GET with the resource's
     own headers, where the provider has such a thing; the router reads preemption notices from it.
@@ -141,6 +152,8 @@ class Endpoint:
 
 
 class State(enum.StrEnum):
+    WAITING = "waiting"
+    """Accepted, and waiting for the provider to have room: costs nothing yet."""
     STARTING = "starting"
     READY = "ready"
     IDLE = "idle"
@@ -234,6 +247,20 @@ class UsageInterval:
     granularity_s: float = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What a router must know of the way into a provider, which is not the engine's to say.
+
+    first_byte_s: so long the provider may hold a request while a container starts; None: the router's own figure.
+    answer_s: it cuts an answer that has not ended by then, streamed or not; None: no limit known.
+    redirects: a slow answer is told as a 303 to the place where it will be, to be followed with GET.
+    """
+
+    first_byte_s: float | None = None
+    answer_s: float | None = None
+    redirects: bool = False
+
+
 Progress = Callable[[str, float | None], None]
 """Called with a short sentence and, where it is known, the fraction done (0..1). Never blocks."""
 
@@ -249,6 +276,16 @@ class Backend(abc.ABC):
     kinds: ClassVar[frozenset[Kind]]
     options: ClassVar[Mapping[str, str]] = {}
     """The provider's own settings: name to one line of help."""
+    poll_s: ClassVar[float] = 5.0
+    """How often its status may be asked for while something is awaited."""
+    door: ClassVar[Door] = Door()
+
+    def configured(self) -> bool:
+        """Whether its package and credentials are here, seen without asking anyone.
+
+        Where they are not, this provider is neither chosen nor searched for orphans.
+        """
+        return True
 
     @abc.abstractmethod
     async def check(self, request: ServiceRequest | None = None) -> list[Check]:
@@ -301,7 +338,9 @@ class Backend(abc.ABC):
     async def prices(self) -> list[Offer]:
         """What the provider sells now."""
 
-    @abc.abstractmethod
     async def usage(self, ref: Ref) -> list[UsageInterval]:
         """Billed time so far, finished intervals included, for a destroyed resource too while the provider
         keeps its account. Raises BackendError where the provider tells nothing."""
+        raise BackendError(
+            f"{self.name} tells no billed intervals of {ref.name}", "its own invoice has the figures"
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import shutil
 import string
 import sys
@@ -12,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tuna_nb.backends.base import Engine, Kind, ServerlessScaling, ServiceRequest, SpotScaling
+from tuna_nb.backends.engine import PLACEHOLDERS, fill
 from tuna_nb.backends.local import options, prices
 from tuna_nb.backends.local.options import Figures
-from tuna_nb.errors import RequestError, did_you_mean
+from tuna_nb.errors import RequestError
 
-PLACEHOLDERS: Final = ("model", "host", "port")
 STAND_IN_MODULE: Final = "tuna_nb.backends.local.engine"
 
 Scaling = ServerlessScaling | SpotScaling
@@ -48,7 +47,7 @@ class Spec:
         """The engine's command line. No key is in it: the engine listens on loopback and needs none."""
         if self.engine.command is not None:
             filled = fill(self.engine.command, {"model": self.engine.model, "host": host, "port": str(port)})
-            return [*filled, *self.figures.engine_args]
+            return [*filled, *self.engine.args, *self.figures.engine_args]
         argv = [sys.executable, "-m", STAND_IN_MODULE]
         given = {
             "--model": self.engine.model,
@@ -72,41 +71,6 @@ class Spec:
     def start_delay_s(self) -> float:
         """Seconds before the engine starts: a container's image pull, a machine's boot."""
         return self.figures.cold_start_s if self.kind is Kind.SERVERLESS else self.figures.boot_s
-
-
-def fill(command: str, values: Mapping[str, str]) -> list[str]:
-    """`command` split by shell rules, then every placeholder filled in per token.
-
-    Splitting comes first so that a model name with a space stays one argument and can't inject another.
-    Raises RequestError for an empty command, bad quoting, or a placeholder that we don't fill.
-    """
-    try:
-        tokens = shlex.split(command)
-    except ValueError as exc:
-        raise RequestError(f"the engine command can't be split: {exc}", "close the quotes") from None
-    if not tokens:
-        raise RequestError("the engine command is empty", "for example 'vllm serve {model} --port {port}'")
-    return [_fill_token(token, values) for token in tokens]
-
-
-def _fill_token(token: str, values: Mapping[str, str]) -> str:
-    try:
-        pieces = list(string.Formatter().parse(token))
-    except ValueError as exc:
-        raise RequestError(
-            f"the engine command's {token!r} can't be read: {exc}", "write a literal brace twice: {{ or }}"
-        ) from None
-    done = ""
-    for literal, name, spec, conversion in pieces:
-        done += literal
-        if name is None:
-            continue
-        if name not in values or spec or conversion:
-            raise RequestError(
-                f"the engine command has an unknown placeholder {{{name}}}", did_you_mean(name, PLACEHOLDERS)
-            )
-        done += values[name]
-    return done
 
 
 def from_request(request: ServiceRequest, cwd: str | None = None, path: str | None = None) -> Spec:
@@ -201,7 +165,7 @@ def from_json(shown: Mapping[str, Any]) -> Spec:
         **{
             **shown,
             "kind": kind,
-            "engine": Engine(**shown["engine"]),
+            "engine": Engine(**{**shown["engine"], "args": tuple(shown["engine"].get("args", ()))}),
             "scaling": scaling_from_json(kind, shown["scaling"]),
             "figures": options.from_json(shown["figures"]),
         }
