@@ -47,6 +47,10 @@ class BackendSettings:
     names to its own (None: it serves any); `weight` is its share among its equals; a serverless
     container is there for `idle_window_s` after its last answer; `token_ids` is false for an engine
     that does not know `return_token_ids`.
+
+    Of the provider's own door: a request may be held for `first_byte_timeout_s` while a container starts
+    (None: as for all); an answer that has not ended after `answer_limit_s` is cut, which is no fault of the
+    backend; `redirects`: a slow answer is a 303 to where it will be, which is followed.
     """
 
     name: str
@@ -61,6 +65,9 @@ class BackendSettings:
     models: Mapping[str, str] | None = None
     weight: float = 1.0
     idle_window_s: float = 60.0
+    first_byte_timeout_s: float | None = None
+    answer_limit_s: float | None = None
+    redirects: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +286,10 @@ def _positive(key: str, value: object) -> float:
     return float(value)
 
 
+def _optional_positive(key: str, value: object) -> float | None:
+    return None if value is None else _positive(key, value)
+
+
 def _not_negative(key: str, value: object) -> float | None:
     if value is None or (value == 0 and not isinstance(value, bool)):
         return None if value is None else 0.0
@@ -386,6 +397,9 @@ _BACKEND_CHECKS: dict[str, Callable[[str, object], object]] = {
     "models": _models,
     "weight": _weight,
     "idle_window_s": _positive,
+    "first_byte_timeout_s": _optional_positive,
+    "answer_limit_s": _optional_positive,
+    "redirects": _bool,
 }
 _SETTINGS_CHECKS: dict[str, Callable[[str, object], object]] = {
     "backends": _backends,

@@ -223,11 +223,11 @@ class Exchange:
         self.account.tries(backend, now)
         settings = core.settings
         if self._streams:
-            self._patience_s, self._left_patience_s = patience(settings, backend.kind, head, None)
+            self._patience_s, self._left_patience_s = patience(settings, backend.settings, head, None)
             request = begun_request(backend, head, self.request_id, self._pieces, client.length)
             self._let_body_go()
         else:
-            self._patience_s, self._left_patience_s = patience(settings, backend.kind, head, self._pieces)
+            self._patience_s, self._left_patience_s = patience(settings, backend.settings, head, self._pieces)
             client.timer.set_at(min(now + self._patience_s, self.deadline))
             request = whole_request(
                 backend, head, self.request_id, self._pieces, self._size, asked=self._asked, model=self.wish.model
@@ -267,7 +267,11 @@ class Exchange:
         backend.disappointed(attempt, failure.reason, gone=failure.gone, busy=failure.busy, settings=core.settings)
         if failure.busy and self._load_stays:
             self._waiting = [each for each in self._waiting if each.kind is backend.kind]
-        self._failures = (*self._failures, f"{backend.settings.name}: {failure.reason}")
+        reason = failure.reason
+        if backend.at_limit(attempt, core.clock()):
+            self._second_chance = False
+            reason += f", after the {backend.settings.answer_limit_s:g} s that it gives an answer; ask for a stream"
+        self._failures = (*self._failures, f"{backend.settings.name}: {reason}")
         attempt.close(Outcome.FAILED, core.clock())
         if self._streams or not self._may_be_sent_again(failure):
             self._give_up()

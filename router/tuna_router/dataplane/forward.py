@@ -16,8 +16,10 @@ from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.dataplane.response_head import WHOLE_CAP_BYTES, ResponseHead
 from tuna_router.dataplane.route import Route
 from tuna_router.dataplane.upstream import Upstream
-from tuna_router.settings import Kind, Settings
+from tuna_router.settings import BackendSettings, Kind, Settings
 
+_MOST_TURNS: Final = 20
+"""Browsers' limit; Modal sends a request on once in 150 s."""
 _STREAM: Final = re.compile(rb'"stream"\s*:\s*true')
 
 
@@ -90,19 +92,24 @@ def asks_for_a_stream(pieces: list[bytes]) -> bool:
     return _STREAM.search(b"".join(pieces)) is not None
 
 
+def stream_patience_s(settings: Settings, backend: BackendSettings) -> float:
+    """How long a backend may take to the first byte of a stream."""
+    if backend.kind is Kind.SPOT:
+        return settings.spot_first_byte_timeout_s
+    return backend.first_byte_timeout_s or settings.first_byte_timeout_s
+
+
 def patience(
-    settings: Settings, kind: Kind, request: RequestHead, pieces: list[bytes] | None
+    settings: Settings, backend: BackendSettings, request: RequestHead, pieces: list[bytes] | None
 ) -> tuple[float, float]:
-    """How long a backend of this kind may take to its first byte, and how much longer where the request
-    (`pieces`; None for one that flows through) turns out to ask for no stream.
+    """How long a backend may take to its first byte, and how much longer where the request (`pieces`; None
+    for one that flows through) turns out to ask for no stream.
 
     An unstreamed answer comes all at its end. Which it is, is looked up when the time for a stream is
     over, since searching a large body is dear.
     """
-    if kind is Kind.SERVERLESS:
-        return settings.first_byte_timeout_s, 0.0
-    stream_s, whole_s = settings.spot_first_byte_timeout_s, settings.spot_unstreamed_timeout_s
-    if request.method in (b"GET", b"HEAD"):
+    stream_s, whole_s = stream_patience_s(settings, backend), settings.spot_unstreamed_timeout_s
+    if backend.kind is Kind.SERVERLESS or request.method in (b"GET", b"HEAD"):
         return stream_s, 0.0
     if pieces is None or (whole_s < stream_s and not asks_for_a_stream(pieces)):
         return whole_s, 0.0
@@ -112,7 +119,19 @@ def patience(
 class Forward:
     """One attempt."""
 
-    __slots__ = ("_body", "_connection", "_dialling", "_pieces", "_raw", "_sender", "_size", "_to_head", "more")
+    __slots__ = (
+        "_body",
+        "_connection",
+        "_dial",
+        "_dialling",
+        "_pieces",
+        "_raw",
+        "_sender",
+        "_size",
+        "_to_head",
+        "_turns",
+        "more",
+    )
 
     def __init__(self, sender: Sender, pieces: list[bytes], *, to_head: bool, more: bool = False) -> None:
         self._sender = sender
@@ -124,11 +143,16 @@ class Forward:
         self._size = 0
         self._connection: Connection | None = None
         self._dialling: asyncio.Task[None] | None = None
+        self._dial: tuple[Upstream, Route, float] | None = None
+        """How it was started, where the backend may send it elsewhere."""
+        self._turns = 0
         self.more = more
         """True while the rest of the request's body is still to come, by `write`."""
 
     def start(self, upstream: Upstream, route: Route, connect_timeout_s: float) -> None:
         """Send the request on a kept connection, or on a new one."""
+        if route.settings.redirects:
+            self._dial = upstream, route, connect_timeout_s
         connection = upstream.idle(route)
         if connection is not None:
             self.connected(connection)
@@ -184,6 +208,8 @@ class Forward:
         assert head is not None
         if self._body is not None:
             self._collect(connection, head)
+        elif head.status == 303 and self._dial is not None and not self.more:
+            self._turn(connection, head)
         elif head.is_odd:
             self._fail(f"status {head.status}", connection)
         elif head.is_retryable or (head.whole and not connection.ended):
@@ -224,6 +250,21 @@ class Forward:
             if not self.more:
                 self._connection = None
             self._sender.begins(head, b"".join(body), b"".join(self._raw), connection)
+
+    def _turn(self, connection: Connection, head: ResponseHead) -> None:
+        """The answer will be elsewhere: ask for it there. Only at the same origin, since our headers open it."""
+        assert self._dial is not None
+        upstream, route, connect_timeout_s = self._dial
+        target = route.target_of(head.special.get(b"location", b""))
+        self._turns += 1
+        if target is None or self._turns > _MOST_TURNS:
+            self._fail("a redirect that can't be followed", connection)
+            return
+        self._connection = None
+        if not connection.ended:
+            connection.drop()
+        self._pieces = [b"GET %b HTTP/1.1\r\n%b%b\r\n" % (target, route.host_line, route.own_lines)]
+        self.start(upstream, route, connect_timeout_s)
 
     def _fail(self, reason: str, connection: Connection) -> None:
         if connection.ended:

@@ -15,7 +15,7 @@ from tuna_router.core import Core
 from tuna_router.dataplane.account import Account
 from tuna_router.dataplane.client import ClientConnection
 from tuna_router.dataplane.connection import Connection
-from tuna_router.dataplane.forward import Failed, Forward, Refused
+from tuna_router.dataplane.forward import Failed, Forward, Refused, stream_patience_s
 from tuna_router.dataplane.outgoing import rest_request
 from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.dataplane.response_head import ResponseHead
@@ -228,9 +228,7 @@ class Resuming:
         self._forward.start(core.upstream, backend.route, core.settings.connect_timeout_s)
 
     def _patience_s(self) -> float:
-        settings = self._exchange.core.settings
-        spot = self._backend.machine is not None
-        return settings.spot_first_byte_timeout_s if spot else settings.first_byte_timeout_s
+        return stream_patience_s(self._exchange.core.settings, self._backend.settings)
 
     def _lose(self, why: str, outcome: str = "failed") -> None:
         """It can't go on."""

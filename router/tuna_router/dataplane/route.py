@@ -45,6 +45,23 @@ class Route:
             self.own_lines,
         )
 
+    def target_of(self, location: bytes) -> bytes | None:
+        """The target that a `Location` names at this backend's own origin; None where it leads elsewhere."""
+        if not location.isascii() or any(byte <= 0x20 or byte == 0x7F for byte in location):
+            return None
+        try:
+            parts = urlsplit(location.decode())
+            port = parts.port
+        except ValueError:
+            return None
+        if parts.scheme or parts.netloc:
+            origin = (parts.hostname, port or _DEFAULT_PORTS.get(parts.scheme), parts.scheme == "https")
+            if parts.scheme not in _DEFAULT_PORTS or parts.username is not None or origin != self.origin:
+                return None
+        elif not location.startswith(b"/"):
+            return None
+        return (parts.path + (f"?{parts.query}" if parts.query else "")).encode() or b"/"
+
 
 def joined(base: bytes, target: bytes) -> bytes:
     """The backend's path and the client's; a base that ends in /v1 is not doubled."""

@@ -29,6 +29,8 @@ from tuna_router.spot import (
 )
 
 _BUSY_COOLDOWN_S = 1.0
+_AT_LIMIT: Final = 0.98
+"""Of a door's limit: its clock began a little earlier than ours."""
 _log = logging.getLogger("tuna_router.fleet.live")
 _TRAFFIC: Final = Traffic()
 _TRAFFIC_STEP_S: Final = 0.1
@@ -217,10 +219,17 @@ class LiveBackend(BackendView):
         """
         now = self._clock()
         self.last_error = reason
+        if self.at_limit(attempt, now):
+            return
         self.learned.failed(now)
         self.breaker.failed(attempt.began, now, cooldown_s, at_once=gone and self.replicas < 2)
         self.open_until = self.breaker.open_until
         self.tell(RequestFailed(attempt.epoch, reason, gone))
+
+    def at_limit(self, attempt: Attempt, now: float) -> bool:
+        """True where the provider's door cuts any answer that has taken so long: no fault of who is behind it."""
+        limit_s = self.settings.answer_limit_s
+        return limit_s is not None and now - attempt.began >= _AT_LIMIT * limit_s
 
     def disappointed(self, attempt: Attempt, reason: str, *, gone: bool, busy: bool, settings: Settings) -> None:
         """`busy` or `failed`, with the configured times."""
