@@ -122,6 +122,14 @@ def _deploy(p: Parser) -> None:
         metavar="COMMAND",
         help="serve with this command instead, e.g. 'vllm serve {model} --port {port}'",
     )
+    p.add_argument("--image", metavar="IMAGE", help="container image with the engine (default: the pinned vLLM)")
+    p.add_argument(
+        "--engine-args", default="", metavar="ARGS", help="more arguments for the engine, e.g. '--max-num-seqs 64'"
+    )
+    p.add_argument(
+        "--health-path", default="/health", metavar="PATH", help="answers 200 when the engine serves (/health)"
+    )
+    p.add_argument("--quantization", metavar="METHOD", help="as vLLM calls it, e.g. awq, fp8")
     p.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="a provider's own setting; repeatable"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 
 from tests.conftest import nothing_may_be_left
 from tests.deployments.leftovers import settings_of
+from tuna_nb.backends import registry
+from tuna_nb.backends.base import Backend
 from tuna_nb.backends.local.backend import LocalBackend
 from tuna_nb.deployments.request import DeployRequest
 from tuna_nb.deployments.workspace import Workspace
@@ -61,3 +64,16 @@ def request_of() -> Callable[..., DeployRequest]:
         return DeployRequest(**values | change)
 
     return make
+
+
+@pytest.fixture
+def market(monkeypatch: pytest.MonkeyPatch, workspace: Workspace) -> Callable[..., None]:
+    """market(backend, ...): these providers are installed beside the local cloud."""
+
+    def install(*backends: Backend) -> None:
+        entries = {b.name: EntryPoint(b.name, "x:y", registry.GROUP) for b in backends}
+        monkeypatch.setattr(registry, "_found", lambda: entries)
+        for backend in backends:
+            workspace._backends[backend.name] = backend
+
+    return install

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from tuna_nb.backends.base import Endpoint, Kind, Offer, Plan, PlannedResource, Progress, Ref, ServiceRequest
+from tuna_nb.backends.base import Check, Endpoint, Kind, Offer, Plan, PlannedResource, Progress, Ref, ServiceRequest
 from tuna_nb.backends.local.backend import LocalBackend
 from tuna_nb.errors import BackendError, CapacityError
 
@@ -43,16 +43,39 @@ class Unheard(LocalBackend):
 
 
 class Priced(LocalBackend):
-    """Sells one GPU on the serverless side at a price that the test sets; tells none where it is None."""
+    """Sells one GPU on the serverless side at a price that the test sets; tells none where it is None.
+
+    trouble: what its check misses. ready: whether it is set up here at all.
+    """
 
     options: ClassVar[dict[str, str]] = {"flavour": "an option of its own"}
+    pretends: ClassVar[bool] = False
 
-    def __init__(self, name: str, usd: float | None, gpu: str = "L4", kinds: frozenset[Kind] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        usd: float | None,
+        gpu: str = "L4",
+        kinds: frozenset[Kind] | None = None,
+        *,
+        trouble: str | None = None,
+        ready: bool = True,
+        pretends: bool = False,
+    ) -> None:
         super().__init__()
         self.name = name  # type: ignore[misc]
         self.kinds = kinds or frozenset(Kind)  # type: ignore[misc]
+        self.pretends = pretends  # type: ignore[misc]
         self._usd = usd
         self._gpu = gpu
+        self._trouble = trouble
+        self._ready = ready
+
+    def configured(self) -> bool:
+        return self._ready
+
+    async def check(self, request: ServiceRequest | None = None) -> list[Check]:
+        return [Check("quota", self._trouble is None, self._trouble or "plenty", "ask for more")]
 
     async def prices(self) -> list[Offer]:
         if self._usd is None:

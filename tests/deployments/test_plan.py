@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import EntryPoint
 
 import pytest
 
 from tests.deployments.leftovers import processes_of
 from tests.deployments.providers import Priced
-from tuna_nb.backends import registry
 from tuna_nb.backends.base import Kind, ServerlessScaling, SpotScaling
-from tuna_nb.deployments.plan import DeploymentPlan, cheapest_serverless, new_id, plan
+from tuna_nb.deployments.plan import DeploymentPlan, new_id, plan
 from tuna_nb.deployments.request import DeployRequest
 from tuna_nb.deployments.workspace import Workspace
-from tuna_nb.errors import BackendError, RequestError
+from tuna_nb.errors import RequestError
 
 Make = Callable[..., DeployRequest]
 
 
 async def planned(workspace: Workspace, request: DeployRequest) -> DeploymentPlan:
     return await plan(workspace, request, "0123456789")
-
-
-@pytest.fixture
-def market(monkeypatch: pytest.MonkeyPatch, workspace: Workspace) -> Callable[..., None]:
-    """market(backend, ...): these providers are installed beside the local cloud."""
-
-    def install(*backends: Priced) -> None:
-        entries = {b.name: EntryPoint(b.name, "x:y", registry.GROUP) for b in backends}
-        monkeypatch.setattr(registry, "_found", lambda: entries)
-        for backend in backends:
-            workspace._backends[backend.name] = backend
-
-    return install
 
 
 async def test_the_worst_case_is_everything_at_its_most_at_once(workspace: Workspace, request_of: Make) -> None:
@@ -144,30 +129,9 @@ async def test_a_provider_is_asked_only_for_what_it_sells(
         await planned(workspace, request_of("a", spots_cloud="serverless-shop"))
 
 
-async def test_the_cheapest_that_sells_the_gpu_is_chosen(workspace: Workspace, market: Callable[..., None]) -> None:
-    market(Priced("b", 0.5), Priced("a", 0.9), Priced("c", 0.1, gpu="H100"), Priced("d", None))
-    assert await cheapest_serverless(workspace, "L4") == "b"
-    assert await cheapest_serverless(workspace, "H100") == "c"
-    market(Priced("z", 0.5), Priced("m", 0.5))
-    assert await cheapest_serverless(workspace, "L4") == "m"
-    market(Priced("b", 0.5), Priced("silent", None))
-    with pytest.raises(RequestError, match=r"no serverless provider sells H100 \(silent could not be asked\)"):
-        await cheapest_serverless(workspace, "H100")
-
-
 async def test_the_providers_chosen_are_in_the_plan(workspace: Workspace, request_of: Make) -> None:
     made = await planned(workspace, request_of("a", serverless_provider=None))
     assert (made.request.serverless_provider, made.request.spots_cloud) == ("local", "local")
-
-
-async def test_a_broken_provider_is_an_error_not_an_empty_offer(
-    workspace: Workspace, market: Callable[..., None]
-) -> None:
-    market(Priced("silent", None))
-    with pytest.raises(RequestError, match="silent could not be asked"):
-        await cheapest_serverless(workspace, "L4")
-    with pytest.raises(BackendError):
-        await workspace.backend("silent").prices()
 
 
 def test_ids_are_new_each_time() -> None:

@@ -276,6 +276,8 @@ class Backend(abc.ABC):
     kinds: ClassVar[frozenset[Kind]]
     options: ClassVar[Mapping[str, str]] = {}
     """The provider's own settings: name to one line of help."""
+    pretends: ClassVar[bool] = False
+    """Its GPUs and prices are pretended: chosen only where nothing real is configured."""
     poll_s: ClassVar[float] = 5.0
     """How often its status may be asked for while something is awaited."""
     door: ClassVar[Door] = Door()

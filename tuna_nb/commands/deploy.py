@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 from tuna_nb.commands.context import Context
@@ -33,6 +34,14 @@ async def deploy(options: Namespace, context: Context) -> Work | DeploymentPlan:
     workspace = context.workspace
     request = read_request(options, context.cell)
     live = None if options.dry_run else workspace.store.live_deployment(request.service_name)
+    if live is not None:
+        # What was chosen then is meant again, whatever is cheapest today.
+        before = DeployRequest.from_json(live.request)
+        request = replace(
+            request,
+            serverless_provider=request.serverless_provider or before.serverless_provider,
+            spots_cloud=request.spots_cloud or (None if request.serverless_only else before.spots_cloud),
+        )
     planned = await plan(workspace, request, live.id if live else new_id())
     if options.dry_run:
         return planned
@@ -93,6 +102,10 @@ def read_request(options: Namespace, cell: str | None) -> DeployRequest:
         router_host="vm" if options.use_different_vm_for_lb else "process",
         port=options.port,
         engine_cmd=options.engine_cmd,
+        image=options.image,
+        engine_args=options.engine_args,
+        health_path=options.health_path,
+        quantization=options.quantization,
         options=settings,
     )
 

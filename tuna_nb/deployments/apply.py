@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import time
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tuna_nb.backends.base import Backend, Endpoint, Plan, Ref, State
 from tuna_nb.deployments.destroy import destroy, resource_ref
@@ -24,10 +24,11 @@ from tuna_nb.jobs import Report
 from tuna_nb.records import DeploymentRecord, ResourceRecord
 from tuna_nb.secrets import new_key
 
+if TYPE_CHECKING:
+    import httpx
+
 ANSWER_TIMEOUT_S = 1800
 """The longest a first answer may take: a big model's weights on a cold container."""
-
-POLL_S = 0.25
 LAST_LINES = 20
 """Of an engine's log, shown when it can't start."""
 
@@ -82,6 +83,8 @@ class _Apply:
         self._report = report
         self._by_role = {r.role: r for r in self._store.resources(record.id)}
         self._sides: list[tuple[str, Endpoint]] = []
+        self._expires = False
+        """Whether some backend's headers must be renewed."""
 
     async def build(self, until_spot: bool) -> None:
         self._store.update_deployment(self._record.id, state="deploying", error=None)
@@ -167,7 +170,12 @@ class _Apply:
             self._plan.request.public,
         )
         self._store.update_resource(resource.id, state="created", url=url, provider_id=self._record.id)
+        await self._keep_renewed()
         return url
+
+    async def _keep_renewed(self) -> None:
+        if self._expires:
+            await self._workspace.router_host(self._resource(ROUTER).provider).keep_renewed(self._record.id)
 
     async def _router_config(self) -> dict[str, Any]:
         return {
@@ -177,9 +185,14 @@ class _Apply:
         }
 
     async def _router_backend(self, role: str, endpoint: Endpoint) -> dict[str, Any]:
-        auth = await self._backend(role).auth(endpoint.ref)
+        backend = self._backend(role)
+        auth = await backend.auth(endpoint.ref)
+        self._expires = self._expires or auth.expires_at is not None
         return {
             "name": role,
+            "first_byte_timeout_s": backend.door.first_byte_s,
+            "answer_limit_s": backend.door.answer_s,
+            "redirects": backend.door.redirects,
             "kind": role,
             "url": endpoint.url,
             "headers": dict(auth.headers),
@@ -193,6 +206,7 @@ class _Apply:
             self._sides.append((SPOT, spot))
         router = RouterClient(url, self._key("admin_key"))
         await router.configure({"backends": [await self._router_backend(r, e) for r, e in self._sides]})
+        await self._keep_renewed()
         if spot is None:
             self._report.note("no spot GPUs for now; deploying the same name again tries once more")
             return
@@ -205,7 +219,7 @@ class _Apply:
                 self._store.update_resource(self._by_role[SPOT].id, error=status.detail)
                 self._report.note(f"spot {status.state}: {status.detail}; serverless carries the traffic")
                 return
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(self._backend(SPOT).poll_s)
         self._store.add_event(self._record.id, "spot is ready")
         self._report.note("spot is ready and takes the traffic")
 
@@ -229,7 +243,7 @@ class _Apply:
                 asked = asyncio.create_task(client.post(f"{url}/v1/chat/completions", json=body, headers=headers))
                 try:
                     while not asked.done():
-                        await asyncio.wait({asked}, timeout=POLL_S)
+                        await asyncio.wait({asked}, timeout=backend.poll_s)
                         status = await backend.status(ref)
                         if status.state in (State.FAILED, State.GONE):
                             await self._note_last_lines(backend, ref)
@@ -259,12 +273,12 @@ class _Apply:
                     if answer.status_code == 200 and answer.json().get("choices"):
                         return
                     said = f"{answer.status_code}: {answer.text[:200]}"
-                    if answer.status_code in (400, 404, 422):
+                    if answer.status_code in (400, 422) or (answer.status_code == 404 and _of_the_engine(answer)):
                         raise EngineError(
                             f"the engine refuses {self._plan.request.model}: {said}",
                             "the engine must serve the model under the name given with --model",
                         )
-                await asyncio.sleep(POLL_S)
+                await asyncio.sleep(min(1.0, backend.poll_s))
 
     async def _note_last_lines(self, backend: Backend, ref: Ref) -> None:
         """Into the job's log, because the provider's goes with the resource."""
@@ -289,6 +303,15 @@ class _Apply:
             key = new_key()
             self._workspace.secrets.put(self._record.id, name, key)
         return key
+
+
+def _of_the_engine(answer: httpx.Response) -> bool:
+    """Whether an error is the engine's own: a provider's 404 may be a route that it has not made yet."""
+    try:
+        said = answer.json()
+    except ValueError:
+        return False
+    return isinstance(said, dict) and isinstance(said.get("error"), dict) and "type" in said["error"]
 
 
 def _sha256(key: str) -> str:

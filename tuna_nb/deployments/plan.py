@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from tuna_nb.backends import registry
-from tuna_nb.backends.base import Backend, Kind, Plan, PlannedResource, ServiceRequest
+from tuna_nb.backends.base import Backend, Engine, Kind, Plan, PlannedResource, ServiceRequest
+from tuna_nb.backends.names import resource_name
+from tuna_nb.catalog import hub
+from tuna_nb.deployments.choice import Choice, choose
 from tuna_nb.deployments.request import DeployRequest
 from tuna_nb.deployments.workspace import Workspace
-from tuna_nb.errors import BackendError, RequestError, did_you_mean
+from tuna_nb.errors import RequestError, did_you_mean
+from tuna_nb.secrets import hugging_face_token
 
 SERVERLESS, SPOT, ROUTER = "serverless", "spot", "router"
 """The roles of a deployment's resources."""
@@ -18,13 +21,25 @@ SERVERLESS, SPOT, ROUTER = "serverless", "spot", "router"
 
 @dataclass(frozen=True, slots=True)
 class DeploymentPlan:
-    """spot and router_host are None for a serverless-only deployment."""
+    """spot and router_host are None for a serverless-only deployment. choice: why this serverless provider,
+    where the user named none."""
 
     deployment_id: str
     request: DeployRequest
     serverless: Plan
     spot: Plan | None
     router_host: str | None
+    choice: Choice | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What its reader should know, each once."""
+        parts = (
+            self.choice.notes if self.choice else (),
+            self.serverless.notes,
+            self.spot.notes if self.spot else (),
+        )
+        return tuple(dict.fromkeys(note for part in parts for note in part))
 
     @property
     def router_name(self) -> str:
@@ -83,6 +98,7 @@ class DeploymentPlan:
     def to_json(self) -> dict[str, Any]:
         return {
             "worst_case_usd_per_hour": self.worst_case_usd_per_hour,
+            "notes": list(self.notes),
             "resources": [
                 {
                     "role": role,
@@ -101,22 +117,23 @@ def new_id() -> str:
     return uuid.uuid4().hex[:10]
 
 
-def resource_name(service_name: str, deployment_id: str, role: str) -> str:
-    """Unique at the provider, and readable in its console."""
-    return f"tuna-{service_name}-{deployment_id}-{role}"
-
-
 async def plan(workspace: Workspace, request: DeployRequest, deployment_id: str) -> DeploymentPlan:
     """Choose providers and ask each what it would create.
 
     The request in the result names the providers that were chosen. Raises RequestError for a GPU that a chosen
-    provider does not sell, or an option that no chosen provider has.
+    provider does not sell, an option that no chosen provider has, a gated model without a token.
     """
-    from dataclasses import replace
-
-    serverless_name = request.serverless_provider or await cheapest_serverless(workspace, request.gpu)
-    request = replace(request, serverless_provider=serverless_name)
-    sides: list[tuple[Backend, Kind]] = [(_side(workspace, serverless_name, Kind.SERVERLESS), Kind.SERVERLESS)]
+    choice: Choice | None = None
+    name = request.serverless_provider
+    if name is None:
+        choice = await choose(
+            workspace,
+            request.gpu,
+            lambda name: _service(request, workspace.backend(name), Kind.SERVERLESS, deployment_id, request.engine),
+        )
+        name = choice.provider
+    request = replace(request, serverless_provider=name)
+    sides: list[tuple[Backend, Kind]] = [(_side(workspace, name, Kind.SERVERLESS), Kind.SERVERLESS)]
     if not request.serverless_only:
         request = replace(request, spots_cloud=request.spots_cloud or "local")
         sides.append((_side(workspace, request.spots_cloud or "", Kind.SPOT), Kind.SPOT))
@@ -127,55 +144,49 @@ async def plan(workspace: Workspace, request: DeployRequest, deployment_id: str)
         if option not in known:
             names = " or ".join(sorted({b.name for b, _ in sides}))
             raise RequestError(f"{names} has no option {option!r}", did_you_mean(option, known))
-    plans = [
-        await backend.plan(
-            ServiceRequest(
-                deployment_id=deployment_id,
-                name=resource_name(request.service_name, deployment_id, kind.value),
-                kind=kind,
-                engine=request.engine,
-                gpu=request.gpu,
-                gpu_count=request.gpu_count,
-                scaling=request.serverless if kind is Kind.SERVERLESS else request.spot,
-                region=request.region if kind is Kind.SPOT else None,
-                public=request.public and request.serverless_only,
-                options={k: v for k, v in request.options.items() if k in backend.options},
-            )
-        )
-        for backend, kind in sides
-    ]
+    engine = request.engine
+    if not all(backend.pretends for backend, _ in sides) and engine.command is None:
+        engine = replace(engine, gated=await _gated(request))
+    plans = [await backend.plan(_service(request, backend, kind, deployment_id, engine)) for backend, kind in sides]
     return DeploymentPlan(
         deployment_id,
         request,
         plans[0],
         plans[1] if len(plans) > 1 else None,
         None if request.serverless_only else request.router_host,
+        choice,
     )
 
 
-async def cheapest_serverless(workspace: Workspace, gpu: str) -> str:
-    """The serverless provider with the lowest price for this GPU; ties go to the first name in the alphabet.
+def _service(
+    request: DeployRequest, backend: Backend, kind: Kind, deployment_id: str, engine: Engine
+) -> ServiceRequest:
+    """One side of the deployment, as its provider gets it."""
+    return ServiceRequest(
+        deployment_id=deployment_id,
+        name=resource_name(request.service_name, deployment_id, kind.value),
+        kind=kind,
+        engine=engine,
+        gpu=request.gpu,
+        gpu_count=request.gpu_count,
+        scaling=request.serverless if kind is Kind.SERVERLESS else request.spot,
+        region=request.region if kind is Kind.SPOT else None,
+        public=request.public and request.serverless_only,
+        options={k: v for k, v in request.options.items() if k in backend.options},
+    )
 
-    Raises RequestError where nobody sells it.
-    """
-    offers: list[tuple[float, str]] = []
-    failed: list[str] = []
-    for name in registry.names():
-        try:
-            backend = workspace.backend(name)
-            if Kind.SERVERLESS not in backend.kinds:
-                continue
-            offers += [
-                (o.price_per_hour_usd, name)
-                for o in await backend.prices()
-                if o.kind is Kind.SERVERLESS and o.gpu == gpu
-            ]
-        except BackendError:
-            failed.append(name)
-    if not offers:
-        also = f" ({', '.join(failed)} could not be asked)" if failed else ""
-        raise RequestError(f"no serverless provider sells {gpu}{also}", "name one with --serverless-provider")
-    return min(offers)[1]
+
+async def _gated(request: DeployRequest) -> bool:
+    """Whether the model's weights need a token. Raises RequestError where they do and there is none."""
+    token = hugging_face_token()
+    if not (await hub.access(request.model, token)).gated:
+        return False
+    if token is None and not any(option.startswith("hf_") for option in request.options):
+        raise RequestError(
+            f"{request.model} is gated: its weights are given only to who shows a Hugging Face token",
+            f"accept its licence at {hub.URL}/{request.model}, then export HF_TOKEN=<your token>",
+        )
+    return True
 
 
 def _side(workspace: Workspace, name: str, kind: Kind) -> Backend:

@@ -42,9 +42,15 @@ async def orphans(workspace: Workspace, router_hosts: tuple[str, ...] = ("proces
     known = {r.id for r in records}
     found: list[Orphan] = []
     unasked: list[tuple[str, str]] = []
+    used = {resource.provider for id_ in live for resource in workspace.store.resources(id_)}
     for name in registry.names():
         try:
-            refs = await workspace.backend(name).list_owned()
+            backend = workspace.backend(name)
+            if not backend.configured():
+                if name in used:
+                    unasked.append((name, "not set up here, and something of ours was last seen there"))
+                continue
+            refs = await backend.list_owned()
         except BackendError as e:
             unasked.append((name, e.message))
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,13 @@ from tuna_nb.errors import RequestError
 
 _MODEL = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
+_IMAGE = re.compile(r"[A-Za-z0-9][\w.:/-]*(@sha256:[0-9a-f]{64})?")
+_PATH = re.compile(r"/[\w./-]*")
+_REMOVED = {
+    "--disable-log-requests": "vLLM has no such flag any more, and logs no requests by default",
+    "--hf-token": "everyone on a machine can read its command lines; export HF_TOKEN instead",
+    "--api-key": "everyone on a machine can read its command lines; Tuna makes and hides the key",
+}
 NAME_LENGTH = 40
 """Cloud Run and Azure allow 49 and 32 characters for a whole name; ours gets a prefix and a side."""
 
@@ -43,6 +51,10 @@ class DeployRequest:
     router_host: str = "process"
     port: int | None = None
     engine_cmd: str | None = None
+    image: str | None = None
+    engine_args: str = ""
+    health_path: str = "/health"
+    quantization: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -83,6 +95,16 @@ class DeployRequest:
         ):
             if low > high:
                 raise RequestError(f"{side} is {low}, above its maximum of {high}", "raise the maximum too")
+        try:
+            words = shlex.split(self.engine_args)
+        except ValueError as e:
+            raise RequestError(f"--engine-args can't be split: {e}", "close the quotes") from None
+        if removed := next((w for w in words if w.partition("=")[0] in _REMOVED), None):
+            raise RequestError(f"--engine-args: {_REMOVED[removed.partition('=')[0]]}", f"leave {removed} out")
+        if self.image is not None and not _IMAGE.fullmatch(self.image):
+            raise RequestError(f"{self.image!r} is not a container image", "for example vllm/vllm-openai:v0.32.0")
+        if not _PATH.fullmatch(self.health_path):
+            raise RequestError(f"--health-path {self.health_path!r} is not a path", "for example /health")
         if self.port is not None and not 1 <= self.port <= 65535:
             raise RequestError(f"--port is {self.port}", "a port is a number from 1 to 65535")
 
@@ -94,6 +116,12 @@ class DeployRequest:
             max_model_len=self.max_model_len,
             tp_size=self.tp_size,
             fast_boot=self.cold_start_mode == "fast_boot",
+            image=self.image,
+            args=tuple(shlex.split(self.engine_args)),
+            health_path=self.health_path,
+            quantization=self.quantization,
+            # vLLM's default is bfloat16, which these generations don't have.
+            dtype="half" if gpus.find(self.gpu).architecture in ("Turing", "Volta") else None,
         )
 
     def to_json(self) -> dict[str, Any]:

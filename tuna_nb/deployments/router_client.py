@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tuna_nb.errors import RouterError
@@ -26,6 +27,10 @@ class RouterClient:
     async def configure(self, change: dict[str, Any]) -> None:
         """Change part of the configuration; what is not named stays."""
         await self._call("POST", "/router/config", change)
+
+    async def put_headers(self, backend: str, headers: Mapping[str, str]) -> None:
+        """The whole set of headers that opens a backend from now on."""
+        await self._call("PUT", f"/router/backends/{backend}/headers", {"headers": dict(headers)})
 
     async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         import httpx

@@ -25,6 +25,8 @@ from tuna_nb.backends.base import LogLine
 from tuna_nb.errors import RequestError, RouterError, did_you_mean
 from tuna_nb.settings import Settings
 
+ROUTER, RENEWAL = "tuna_router", "tuna_nb.deployments.renewal"
+"""The modules that a deployment's processes run."""
 START_TIMEOUT_S = 30
 STOP_TIMEOUT_S = 20
 """The router finishes running requests when it is asked to stop, within its own shorter bound."""
@@ -37,6 +39,9 @@ class RouterHost(Protocol):
 
     async def start(self, deployment_id: str, config: dict[str, Any], port: int | None, public: bool) -> str:
         """Start it, or find it running, and return its URL. Raises RouterError."""
+
+    async def keep_renewed(self, deployment_id: str) -> None:
+        """Have the headers of its backends renewed before they expire, for as long as it runs."""
 
     async def url(self, deployment_id: str) -> str | None:
         """Its URL, or None when it does not run."""
@@ -65,6 +70,9 @@ class ProcessHost:
 
     async def start(self, deployment_id: str, config: dict[str, Any], port: int | None, public: bool) -> str:
         return await asyncio.to_thread(self._start, deployment_id, config, port, public)
+
+    async def keep_renewed(self, deployment_id: str) -> None:
+        await asyncio.to_thread(self._keep_renewed, deployment_id)
 
     async def url(self, deployment_id: str) -> str | None:
         return self._announced(deployment_id) if self._process(deployment_id) else None
@@ -141,29 +149,47 @@ class ProcessHost:
                 raise RouterError(f"the router did not start within {START_TIMEOUT_S} s", f"see {log}")
             time.sleep(0.02)
 
+    def _keep_renewed(self, deployment_id: str) -> None:
+        if self._process(deployment_id, RENEWAL) is not None:
+            return
+        folder = self._settings.data_folder("routers", deployment_id)
+        # Its store and data folder are this process's, by whichever setting.
+        environment = {**os.environ, "TUNA_DATA_DIR": str(self._settings.data_dir)}
+        environment["TUNA_DATABASE_URL"] = self._settings.database_url
+        with (folder / "renewal.log").open("ab") as out:
+            subprocess.Popen(
+                [sys.executable, "-m", RENEWAL, deployment_id],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                env=environment,
+            )
+
     def _stop(self, deployment_id: str) -> None:
         end = time.monotonic() + STOP_TIMEOUT_S
-        process = self._process(deployment_id)
-        if process is not None:
-            with suppress(psutil.NoSuchProcess):
-                process.terminate()
-                try:
-                    process.wait(max(0.1, end - time.monotonic()))
-                except psutil.TimeoutExpired:
-                    process.kill()
-                    process.wait(5)
+        for module in (RENEWAL, ROUTER):
+            process = self._process(deployment_id, module)
+            if process is not None:
+                with suppress(psutil.NoSuchProcess):
+                    process.terminate()
+                    try:
+                        process.wait(max(0.1, end - time.monotonic()))
+                    except psutil.TimeoutExpired:
+                        process.kill()
+                        process.wait(5)
         if self._process(deployment_id) is not None:
             raise RouterError(f"the router of {deployment_id} does not end", "end its process by hand")
         shutil.rmtree(self._folder(deployment_id), ignore_errors=True)
 
-    def _process(self, deployment_id: str) -> psutil.Process | None:
-        """The router that was started with this deployment's configuration, found by its command line: it is
-        there from the first moment on, while a pid in a file may be missing or another's by now."""
-        config = str(self._folder(deployment_id) / "config.json")
+    def _process(self, deployment_id: str, module: str = ROUTER) -> psutil.Process | None:
+        """The router that was started with this deployment's configuration, or its renewal, found by its command
+        line: it is there from the first moment on, while a pid in a file may be missing or another's by now."""
+        word = str(self._folder(deployment_id) / "config.json") if module == ROUTER else deployment_id
         for process in psutil.process_iter():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 line = process.cmdline()
-                if "tuna_router" in line and config in line and process.status() != psutil.STATUS_ZOMBIE:
+                if module in line and word in line and process.status() != psutil.STATUS_ZOMBIE:
                     return process
         return None
 

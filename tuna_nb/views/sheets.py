@@ -63,7 +63,7 @@ def _tone(state: str) -> str:
         return "good"
     if state in ("failed", "degraded", "interrupted", "unknown"):
         return "bad"
-    return "busy" if state in ("deploying", "destroying", "starting", "draining") else "plain"
+    return "busy" if state in ("deploying", "destroying", "starting", "waiting", "draining") else "plain"
 
 
 def _status(s: DeploymentStatus, now: float) -> Sheet:
@@ -143,7 +143,6 @@ def _plan(p: DeploymentPlan, _now: float) -> Sheet:
     rows = tuple(
         (role, provider, r.what, usd(r.worst_case_usd_per_hour, 3), r.name) for role, provider, r in p.resources
     )
-    notes = tuple(dict.fromkeys(p.serverless.notes + (p.spot.notes if p.spot else ())))
     return Sheet(
         f"{p.request.service_name}: would be created (nothing is yet)",
         (
@@ -153,7 +152,7 @@ def _plan(p: DeploymentPlan, _now: float) -> Sheet:
         ),
         ("part", "provider", "what", "worst $/h", "name"),
         rows,
-        notes,
+        p.notes,
     )
 
 

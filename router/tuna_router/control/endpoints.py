@@ -16,7 +16,16 @@ from tuna_router.books.meter import Tally
 from tuna_router.control.errors import RESPONSES, Unprocessable, add_errors, body_of, read_json
 from tuna_router.control.keys import add_keys
 from tuna_router.control.metrics import exposition, rejected
-from tuna_router.control.models import NoticeIn, NoticeOut, ReplicasIn, ReplicasOut, Stats, configuration_schema
+from tuna_router.control.models import (
+    HeadersIn,
+    HeadersOut,
+    NoticeIn,
+    NoticeOut,
+    ReplicasIn,
+    ReplicasOut,
+    Stats,
+    configuration_schema,
+)
 from tuna_router.core import Core
 from tuna_router.errors import SettingsError
 from tuna_router.fleet.watch import parse_notice, parse_replicas
@@ -24,6 +33,7 @@ from tuna_router.settings import (
     BackendSettings,
     Kind,
     Settings,
+    backend_to_json,
     check_url,
     keep_a_way_in,
     named,
@@ -67,6 +77,28 @@ def build(router: Router) -> FastAPI:
         except SettingsError as error:
             raise Unprocessable(error.message, error.hint) from error
         return to_json(core.settings, mask=True)
+
+    @app.put(
+        "/router/backends/{name}/headers",
+        response_model=HeadersOut,
+        openapi_extra=body_of(HeadersIn.model_json_schema()),
+    )
+    async def put_headers(name: str, request: Request) -> dict[str, Any]:
+        """The whole set of headers that opens a backend from now on; requests that run keep theirs."""
+        data = await read_json(request)
+        if unknown := sorted(data.keys() - {"headers"}):
+            raise Unprocessable(f"unknown key {unknown[0]!r}", "known: headers")
+        if "headers" not in data:
+            raise Unprocessable("there are no headers", 'send {"headers": {"Authorization": "Bearer ..."}}')
+        backends = {backend.name: backend for backend in core.settings.backends}
+        if name not in backends:
+            raise Unprocessable(f"there is no backend {name!r}", "known: " + ", ".join(backends), 404)
+        try:
+            shown = [backend_to_json(b, mask=False) | (data if b.name == name else {}) for b in backends.values()]
+            await router.configure(parse_settings({"backends": shown}, core.settings))
+        except SettingsError as error:
+            raise Unprocessable(error.message, error.hint) from error
+        return {"ok": True, "backend": name, "headers": sorted(core.fleet[name].settings.headers)}
 
     @app.post(
         "/router/spot-replicas",

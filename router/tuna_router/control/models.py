@@ -69,6 +69,22 @@ class NoticeOut(BaseModel):
     gone_in_s: float | None
 
 
+class HeadersIn(BaseModel):
+    """The whole set of headers for a backend; a masked value is the one that it has."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    headers: dict[str, str]
+
+
+class HeadersOut(BaseModel):
+    """The names of the headers that it has now."""
+
+    ok: bool
+    backend: str
+    headers: list[str]
+
+
 class Limits(BaseModel):
     """What one key may use; null is no limit."""
 

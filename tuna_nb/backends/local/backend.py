@@ -57,6 +57,8 @@ class LocalBackend(Backend):
     name: ClassVar[str] = "local"
     kinds: ClassVar[frozenset[Kind]] = frozenset(Kind)
     options: ClassVar[Mapping[str, str]] = OPTIONS
+    pretends: ClassVar[bool] = True
+    poll_s: ClassVar[float] = 0.25
 
     def __init__(self, folder: Path | str | None = None, idle_exit_s: float | None = None) -> None:
         self.folder = (default_folder() if folder is None else Path(folder)).absolute()
