@@ -130,6 +130,14 @@ def _deploy(p: Parser) -> None:
         "--health-path", default="/health", metavar="PATH", help="answers 200 when the engine serves (/health)"
     )
     p.add_argument("--quantization", metavar="METHOD", help="as vLLM calls it, e.g. awq, fp8")
+    _provider_settings(p)
+    p.add_argument(
+        "--dry-run", action="store_true", help="show what would be created and its price; create nothing"
+    )
+    p.add_argument("--wait", action="store_true", help="return when the first spot replica is ready")
+
+
+def _provider_settings(p: Parser) -> None:
     p.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="a provider's own setting; repeatable"
     )
@@ -142,10 +150,6 @@ def _deploy(p: Parser) -> None:
         ("--azure-environment", "Container Apps environment to reuse"),
     ):
         p.add_argument(flag, metavar="ID", help=text)
-    p.add_argument(
-        "--dry-run", action="store_true", help="show what would be created and its price; create nothing"
-    )
-    p.add_argument("--wait", action="store_true", help="return when the first spot replica is ready")
 
 
 def _destroy(p: Parser) -> None:
@@ -157,11 +161,36 @@ def _destroy(p: Parser) -> None:
         action="store_true",
         help="everything with Tuna's mark that no deployment of this store owns, another store's included",
     )
+    p.add_argument(
+        "--azure-cleanup-env",
+        action="store_true",
+        help="remove Tuna's empty Azure environments too",
+    )
     p.add_argument("--wait", action="store_true", help="return when all is gone")
 
 
 def _status(p: Parser) -> None:
     _service_name(p)
+
+
+def _scale(p: Parser) -> None:
+    _service_name(p)
+    for flag, kind, text in (
+        ("--concurrency", int, "serverless: requests at once per container"),
+        ("--scaledown-window", float, "serverless: idle seconds before a container stops"),
+        ("--workers-min", int, "serverless: containers kept"),
+        ("--workers-max", int, "serverless: most containers"),
+        ("--min-replicas", int, "spot: replicas kept"),
+        ("--max-replicas", int, "spot: most replicas"),
+        ("--target-qps", float, "spot: requests per second per replica"),
+    ):
+        p.add_argument(flag, type=kind, metavar="N", help=text)
+    p.add_argument("--scaling-policy", metavar="FILE", help="YAML with the sections spot: and serverless:")
+
+
+def _wake(p: Parser) -> None:
+    _service_name(p)
+    p.add_argument("--role", choices=["serverless", "spot"], help="default: both")
 
 
 def _list(p: Parser) -> None:
@@ -176,7 +205,10 @@ def _cost(p: Parser) -> None:
 
 def _check(p: Parser) -> None:
     p.add_argument("--provider", metavar="NAME", help="default: every provider that is installed")
+    p.add_argument("--gpu", metavar="GPU", help="also check that each provider offers this GPU")
+    p.add_argument("--model", help="also check that this model is there and may be had")
     p.add_argument("--engine-cmd", metavar="COMMAND", help="also check that this engine's program is here")
+    _provider_settings(p)
 
 
 def _logs(p: Parser) -> None:
@@ -232,6 +264,8 @@ VERBS = (
     Verb("deploy", "deploy a model across serverless and spot", _COMMANDS + "deploy:deploy", _deploy, cell=True),
     Verb("destroy", "take a deployment down, verified", _COMMANDS + "destroy:destroy", _destroy),
     Verb("status", "what is really there", _COMMANDS + "inspect:status", _status),
+    Verb("scale", "change how a deployment scales, in place", _COMMANDS + "scale:scale", _scale, cell=True),
+    Verb("wake", "start what has scaled to zero", _COMMANDS + "scale:wake", _wake),
     Verb("list", "all deployments", _COMMANDS + "inspect:list_", _list),
     Verb("cost", "what a deployment has cost, and costs now", _COMMANDS + "cost:cost", _cost),
     Verb("check", "what a provider still needs", _COMMANDS + "check:check", _check),

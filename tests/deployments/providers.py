@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import ClassVar
 
-from tuna_nb.backends.base import Check, Endpoint, Kind, Offer, Plan, PlannedResource, Progress, Ref, ServiceRequest
+from tuna_nb.backends.base import (
+    Auth,
+    Check,
+    Endpoint,
+    Kind,
+    Offer,
+    Plan,
+    PlannedResource,
+    Progress,
+    Ref,
+    ServiceRequest,
+)
 from tuna_nb.backends.local.backend import LocalBackend
 from tuna_nb.errors import BackendError, CapacityError
 
@@ -85,3 +98,23 @@ class Priced(LocalBackend):
     async def plan(self, request: ServiceRequest) -> Plan:
         resource = PlannedResource("a thing", request.name, self._usd and self._usd * request.gpu_count)
         return Plan(request, (resource,), self._usd)
+
+
+class Expiring(LocalBackend):
+    """Its headers live for `life_s`; each set has a number. `refuses` while it is told to."""
+
+    name: ClassVar[str] = "expiring"
+    life_s = 1000.0
+    refuses = False
+
+    def __init__(self, folder: Path, wall: Callable[[], float]) -> None:
+        super().__init__(folder)
+        self.given = 0
+        self._wall = wall
+
+    async def auth(self, ref: Ref) -> Auth:
+        if self.refuses:
+            raise BackendError("expiring: 503 to the token")
+        self.given += 1
+        opened = await super().auth(ref)
+        return Auth({**opened.headers, "x-number": str(self.given)}, self._wall() + self.life_s)

@@ -17,7 +17,7 @@ def test_the_file_goes_over_defaults_and_flags_over_the_file() -> None:
     policy = scaling.parse(
         "spot:\n  max_replicas: 3\nserverless:\n  concurrency: 8\n  scaledown_window: 20\n", "f.yaml"
     )
-    serverless, spot = scaling.merge(policy, concurrency=64)
+    serverless, spot = scaling.merge(policy, flags={"concurrency": 64, "workers_max": None})
     assert (serverless.concurrency, serverless.scaledown_window, spot.max_replicas) == (64, 20, 3)
     assert spot.target_qps == 10
 

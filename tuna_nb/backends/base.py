@@ -340,6 +340,11 @@ class Backend(abc.ABC):
     async def prices(self) -> list[Offer]:
         """What the provider sells now."""
 
+    async def remove_shared(self) -> list[str]:
+        """Remove what is kept between deployments since it is slow to make and costs nothing, where it is ours
+        and empty; returns the names of what is gone."""
+        return []
+
     async def usage(self, ref: Ref) -> list[UsageInterval]:
         """Billed time so far, finished intervals included, for a destroyed resource too while the provider
         keeps its account. Raises BackendError where the provider tells nothing."""

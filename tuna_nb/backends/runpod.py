@@ -14,7 +14,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
@@ -189,7 +189,9 @@ class RunpodBackend(Backend):
             if since is None or line.at >= since:
                 yield line
 
-    async def _log(self, endpoint: str, worker: str, since: float | None, follow: bool) -> AsyncIterator[LogLine]:
+    async def _log(
+        self, endpoint: str, worker: str, since: float | None, follow: bool
+    ) -> AsyncGenerator[LogLine, None]:
         """One worker's, which RunPod keeps open; a connection that was lost goes on after the last line."""
         path = f"/v2/serverless/{endpoint}/workers/{worker}/logs"
         params: dict[str, str | int] = {"tail": 5000} if since is None else {"since": _rfc3339(since)}

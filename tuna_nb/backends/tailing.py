@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Final
 
 from tuna_nb.backends.base import LogLine
@@ -42,12 +44,16 @@ async def merged(sources: Sequence[AsyncIterator[LogLine]], *, follow: bool) -> 
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def until_quiet(source: AsyncIterator[LogLine], quiet_s: float) -> AsyncIterator[LogLine]:
-    """What is there of a log that never ends: up to the first `quiet_s` seconds without a line."""
-    while True:
-        try:
-            async with asyncio.timeout(quiet_s):
-                line = await anext(source)
-        except (TimeoutError, StopAsyncIteration):
-            return  # the source was cancelled where it waited, and is closed by that
-        yield line
+async def until_quiet(source: AsyncGenerator[LogLine, None], quiet_s: float) -> AsyncGenerator[LogLine]:
+    """What is there of a log that never ends: up to now, or to the first `quiet_s` seconds without a line."""
+    now = time.time()
+    async with aclosing(source):
+        while True:
+            try:
+                async with asyncio.timeout(quiet_s):
+                    line = await anext(source)
+            except (TimeoutError, StopAsyncIteration):
+                return
+            yield line
+            if line.at > now:
+                return  # a log that grows faster than it is read, of a crash loop, say, would never be quiet

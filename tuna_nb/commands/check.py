@@ -1,41 +1,92 @@
-"""`check`: what each provider still needs, one row a thing."""
+"""`check`: what each provider still needs, one row a thing. Creates nothing."""
 
 from __future__ import annotations
 
+import asyncio
 from argparse import Namespace
+from collections.abc import Mapping
+from typing import Final
 
 from tuna_nb.backends import registry
 from tuna_nb.backends.base import Backend, Check, Engine, Kind, ServerlessScaling, ServiceRequest, SpotScaling
+from tuna_nb.catalog import gpus, hub
 from tuna_nb.commands.context import Context
+from tuna_nb.commands.deploy import provider_settings
 from tuna_nb.deployments.checks import ProviderChecks
-from tuna_nb.errors import BackendError
+from tuna_nb.errors import BackendError, RequestError, did_you_mean
+from tuna_nb.secrets import hugging_face_token
+
+PATIENCE_S: Final = 60.0
+HUB: Final = "hugging face"
 
 
 async def check(options: Namespace, context: Context) -> ProviderChecks:
-    """All installed providers, or one. A provider whose package is missing is a failed row, not an error."""
-    rows: list[tuple[str, Check]] = []
+    """All installed providers at once, or one. One whose package is missing is a failed row, not an error."""
     names = [options.provider] if options.provider else registry.names()
-    for name in names:
+    settings = provider_settings(options)
+    gpu = None if options.gpu is None else gpus.find(options.gpu).name
+    _known_somewhere(context, names, settings)
+
+    async def of(name: str) -> list[Check]:
         try:
             backend = context.workspace.backend(name)
-            checks = await backend.check(_with_engine(backend, options.engine_cmd))
+            async with asyncio.timeout(PATIENCE_S):
+                return await backend.check(_request(backend, options, gpu, settings))
+        except TimeoutError:
+            return [Check("answer", False, f"no answer within {PATIENCE_S:g} s", "try again; is the network up?")]
         except BackendError as e:
-            checks = [Check("package", False, e.message, e.hint)]
-        rows += [(name, c) for c in checks]
+            return [Check("package", False, e.message, e.hint)]
+
+    rows = [
+        (name, c) for name, checks in zip(names, await asyncio.gather(*map(of, names)), strict=True) for c in checks
+    ]
+    if options.model is not None:
+        rows.append((HUB, await _model(options.model)))
     return ProviderChecks(tuple(rows))
 
 
-def _with_engine(backend: Backend, command: str | None) -> ServiceRequest | None:
-    """The smallest request that names the engine; None where no engine was asked about."""
-    if command is None:
+async def _model(model: str) -> Check:
+    token = hugging_face_token()
+    try:
+        access = await hub.access(model, token)
+    except RequestError as e:
+        return Check("model", False, e.message, e.hint)
+    said = "" if access.known else " (the hub could not be asked)"
+    if not access.gated:
+        return Check("model", True, f"{model} is open{said}")
+    if token is None:
+        fix = f"accept its licence at {hub.URL}/{model}, then export HF_TOKEN=<your token>"
+        return Check("model", False, f"{model} is gated, and there is no Hugging Face token{said}", fix)
+    return Check("model", True, f"{model} is gated, and your token opens it{said}")
+
+
+def _known_somewhere(context: Context, names: list[str], settings: Mapping[str, str]) -> None:
+    known: set[str] = set()
+    for name in names:
+        try:
+            known |= set(context.workspace.backend(name).options)
+        except BackendError:
+            return  # one that can't be loaded may know it
+    for option in settings:
+        if option not in known:
+            raise RequestError(f"{' or '.join(names)} has no option {option!r}", did_you_mean(option, known))
+
+
+def _request(
+    backend: Backend, options: Namespace, gpu: str | None, settings: Mapping[str, str]
+) -> ServiceRequest | None:
+    """The smallest request that says what was asked about; None where nothing was."""
+    own = {key: value for key, value in settings.items() if key in backend.options}
+    if gpu is None and options.engine_cmd is None and not own:
         return None
     serverless = Kind.SERVERLESS in backend.kinds
     return ServiceRequest(
         deployment_id="check",
         name="check",
         kind=Kind.SERVERLESS if serverless else Kind.SPOT,
-        engine=Engine("any/model", command),
-        gpu="L4",
+        engine=Engine(options.model or "any/model", options.engine_cmd),
+        gpu=gpu or "L4",
         gpu_count=1,
         scaling=ServerlessScaling() if serverless else SpotScaling(),
+        options=own,
     )

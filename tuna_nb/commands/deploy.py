@@ -63,25 +63,11 @@ async def deploy(options: Namespace, context: Context) -> Work | DeploymentPlan:
 
 def read_request(options: Namespace, cell: str | None) -> DeployRequest:
     """Options and policy to a request: defaults, then file or cell, then flags. Raises UsageError."""
-    if options.scaling_policy and cell is not None:
-        raise UsageError("the policy is given twice, in the cell and by --scaling-policy", "keep one of them")
-    policy: dict[str, dict[str, float | int]] = {}
-    if options.scaling_policy:
-        policy = scaling.parse(_read(options.scaling_policy), options.scaling_policy)
-    elif cell is not None:
-        policy = scaling.parse(cell, "cell", first_line=2)
     serverless, spot = scaling.merge(
-        policy,
-        concurrency=options.concurrency,
-        workers_max=options.workers_max,
+        read_policy(options.scaling_policy, cell),
+        flags={"concurrency": options.concurrency, "workers_max": options.workers_max},
         no_scale_to_zero=options.no_scale_to_zero,
     )
-    settings = {flag: getattr(options, flag) for flag in PROVIDER_FLAGS if getattr(options, flag) is not None}
-    for pair in options.option:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise UsageError(f"--option {pair!r} has no value", "write --option KEY=VALUE")
-        settings[key.replace("-", "_")] = value
     if options.serverless_only and (options.spots_cloud or options.region):
         raise RequestError("--serverless-only has no spot side", "leave out --spots-cloud and --region")
     return DeployRequest(
@@ -106,8 +92,28 @@ def read_request(options: Namespace, cell: str | None) -> DeployRequest:
         engine_args=options.engine_args,
         health_path=options.health_path,
         quantization=options.quantization,
-        options=settings,
+        options=provider_settings(options),
     )
+
+
+def read_policy(path: str | None, cell: str | None) -> dict[str, dict[str, float | int]]:
+    """The scaling policy of a file or a cell; empty without one. Raises UsageError."""
+    if path and cell is not None:
+        raise UsageError("the policy is given twice, in the cell and by --scaling-policy", "keep one of them")
+    if path:
+        return scaling.parse(_read(path), path)
+    return {} if cell is None else scaling.parse(cell, "cell", first_line=2)
+
+
+def provider_settings(options: Namespace) -> dict[str, str]:
+    """The providers' own settings that the flags and `--option KEY=VALUE` give. Raises UsageError."""
+    settings = {flag: getattr(options, flag) for flag in PROVIDER_FLAGS if getattr(options, flag) is not None}
+    for pair in options.option:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--option {pair!r} has no value", "write --option KEY=VALUE")
+        settings[key.replace("-", "_")] = value
+    return settings
 
 
 def _same(recorded: DeployRequest, asked: DeployRequest) -> bool:

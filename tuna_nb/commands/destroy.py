@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 
 from tuna_nb.commands.context import Context
 from tuna_nb.deployments import reconcile
@@ -18,15 +19,23 @@ from tuna_nb.jobs import Report, Work
 async def destroy(options: Namespace, context: Context) -> Work | Removed:
     """A name that is destroyed already is fine; a name that never was is an error."""
     workspace = context.workspace
+
+    async def cleanup(destroying: Awaitable[Removed], report: Report) -> Removed:
+        removed = await destroying
+        if not options.azure_cleanup_env:
+            return removed
+        report.step("removing empty Azure environments", 0.97)
+        return replace(removed, names=(*removed.names, *await workspace.backend("azure").remove_shared()))
+
     if options.service_name:
         record = workspace.store.deployment(options.service_name)
         if record.destroyed_at is not None:
             return Removed((), f"{record.name} was already {record.state}")
         name = record.name
-        return Work(name, "destroy", lambda report: _one(workspace, name, report))
+        return Work(name, "destroy", lambda report: cleanup(_one(workspace, name, report), report))
     if options.all:
-        return Work("all-deployments", "destroy", lambda report: _all(workspace, report))
-    return Work("orphans", "destroy", lambda report: _orphans(workspace, report, only_ours=False))
+        return Work("all-deployments", "destroy", lambda report: cleanup(_all(workspace, report), report))
+    return Work("orphans", "destroy", lambda report: cleanup(_orphans(workspace, report, only_ours=False), report))
 
 
 async def _one(workspace: Workspace, name: str, report: Report) -> Removed:

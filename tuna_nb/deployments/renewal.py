@@ -1,8 +1,8 @@
 """Keeping a router's keys fresh: providers whose tokens expire (Cloud Run's live an hour) are asked for new ones.
 
 A loop of its own beside the router, `python -m tuna_nb.deployments.renewal DEPLOYMENT_ID`: it outlives the notebook
-as the router does, has the user's credentials, which the router must not have, and ends with the deployment. It goes
-by wall time and looks often, so that a laptop that slept renews as soon as it wakes.
+as the router does, has the user's credentials, which the router must not have, and ends with the deployment. It
+goes by wall time and looks often, so that a laptop that slept renews as soon as it wakes.
 """
 
 from __future__ import annotations

@@ -56,21 +56,24 @@ def parse(text: str, where: str, first_line: int = 1) -> dict[str, dict[str, flo
 def merge(
     policy: Mapping[str, Mapping[str, float | int]],
     *,
-    concurrency: int | None = None,
-    workers_max: int | None = None,
+    serverless: ServerlessScaling | None = None,
+    spot: SpotScaling | None = None,
+    flags: Mapping[str, float | int | None] | None = None,
     no_scale_to_zero: bool = False,
 ) -> tuple[ServerlessScaling, SpotScaling]:
-    """Defaults, the policy over them, flags over both.
+    """What there is (by default the defaults), the policy over it, flags over both.
 
-    `no_scale_to_zero` keeps at least one spot replica and sets the serverless idle window to 300 s.
+    flags: fields of either side by name; None for one that was not given. `no_scale_to_zero` keeps at least one
+    spot replica and sets the serverless idle window to 300 s.
     """
+    given: dict[str, Any] = {name: value for name, value in (flags or {}).items() if value is not None}
     sections: Mapping[str, Mapping[str, Any]] = policy
-    serverless = replace(ServerlessScaling(), **sections.get("serverless", {}))
-    spot = replace(SpotScaling(), **sections.get("spot", {}))
-    if concurrency is not None:
-        serverless = replace(serverless, concurrency=concurrency)
-    if workers_max is not None:
-        serverless = replace(serverless, workers_max=workers_max)
+
+    def over(name: str, kind: type[ServerlessScaling] | type[SpotScaling]) -> dict[str, Any]:
+        return {**sections.get(name, {}), **{f.name: given[f.name] for f in fields(kind) if f.name in given}}
+
+    serverless = replace(serverless or ServerlessScaling(), **over("serverless", ServerlessScaling))
+    spot = replace(spot or SpotScaling(), **over("spot", SpotScaling))
     if no_scale_to_zero:
         spot = replace(spot, min_replicas=max(1, spot.min_replicas))
         serverless = replace(serverless, scaledown_window=300)

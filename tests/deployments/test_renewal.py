@@ -1,0 +1,137 @@
+"""Headers that expire are renewed in the running router, in time, for as long as the deployment is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from tests.deployments.lives import ask, deploy, destroy, kill_router, until
+from tests.deployments.providers import Expiring
+from tuna_nb.backends.base import Auth
+from tuna_nb.deployments.renewal import RETRY_S, Renewal, renew_at
+from tuna_nb.deployments.request import DeployRequest
+from tuna_nb.deployments.router_host import RENEWAL
+from tuna_nb.deployments.workspace import Workspace
+
+Make = Callable[..., DeployRequest]
+
+
+class Wall:
+    """Unix time, as the test has it."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def wall() -> Wall:
+    return Wall()
+
+
+@pytest.fixture
+def expiring(workspace: Workspace, wall: Wall) -> Expiring:
+    made = Expiring(workspace.settings.data_dir / "local-cloud", wall)
+    workspace._backends["expiring"] = made
+    return made
+
+
+def number(workspace: Workspace, name: str) -> int:
+    """Of the headers that the router has now."""
+    folder = workspace.settings.data_dir / "routers" / workspace.store.deployment(name).id
+    kept = json.loads((folder / "config.json").read_text())
+    return int(next(b for b in kept["backends"] if b["name"] == "serverless")["headers"]["x-number"])
+
+
+def renewing(workspace: Workspace, name: str) -> psutil.Process | None:
+    host = workspace.router_host()
+    return host._process(workspace.store.deployment(name).id, RENEWAL)  # type: ignore[attr-defined,no-any-return]
+
+
+async def test_they_are_renewed_when_a_fifth_of_their_life_is_left(
+    workspace: Workspace, request_of: Make, expiring: Expiring, wall: Wall
+) -> None:
+    record = await deploy(workspace, request_of("r", serverless_provider="expiring"), until_spot=False)
+    renewal = Renewal(workspace, record.id, wall)
+    assert await renewal.look()
+    first = number(workspace, "r")
+    wall.now += 0.79 * expiring.life_s
+    assert await renewal.look()
+    assert number(workspace, "r") == first
+    wall.now += 0.02 * expiring.life_s
+    assert await renewal.look()
+    assert number(workspace, "r") == first + 1
+    assert await ask(workspace, "r")
+    wall.now += 100 * expiring.life_s  # the machine slept
+    assert await renewal.look()
+    assert number(workspace, "r") == first + 2
+    await destroy(workspace, "r")
+    assert not await renewal.look(), "it ends with the deployment"
+
+
+async def test_a_provider_that_gives_no_token_is_asked_again(
+    workspace: Workspace, request_of: Make, expiring: Expiring, wall: Wall
+) -> None:
+    record = await deploy(workspace, request_of("r", serverless_provider="expiring"), until_spot=False)
+    renewal = Renewal(workspace, record.id, wall)
+    first = number(workspace, "r")
+    expiring.refuses = True
+    assert await renewal.look()
+    expiring.refuses = False
+    assert await renewal.look()
+    assert number(workspace, "r") == first, "not at once: it is not to be stormed"
+    wall.now += RETRY_S
+    assert await renewal.look()
+    assert number(workspace, "r") == first + 1
+    await destroy(workspace, "r")
+
+
+async def test_a_router_that_is_down_gets_its_headers_when_it_is_back(
+    workspace: Workspace, request_of: Make, expiring: Expiring, wall: Wall
+) -> None:
+    wanted = request_of("r", serverless_provider="expiring")
+    record = await deploy(workspace, wanted, until_spot=False)
+    renewal = Renewal(workspace, record.id, wall)
+    kill_router(workspace, "r")
+    assert await renewal.look()
+    await deploy(workspace, wanted, until_spot=False)
+    before = number(workspace, "r")
+    wall.now += RETRY_S
+    assert await renewal.look()
+    assert number(workspace, "r") == before + 1
+    await destroy(workspace, "r")
+
+
+async def test_a_process_of_its_own_does_it_and_ends_with_the_router(
+    workspace: Workspace, request_of: Make, expiring: Expiring
+) -> None:
+    wanted = request_of("r", serverless_provider="expiring")
+    await deploy(workspace, wanted, until_spot=False)
+    process = await until(lambda: renewing(workspace, "r"))
+    key = workspace.secrets.get(workspace.store.deployment("r").id, "admin_key")
+    assert key not in " ".join(process.cmdline())
+    await deploy(workspace, wanted, until_spot=False)
+    assert renewing(workspace, "r") == process, "there is one, however often it is deployed"
+    await destroy(workspace, "r")
+    assert not process.is_running()
+
+
+async def test_headers_that_never_expire_need_no_process(
+    workspace: Workspace, request_of: Make, wall: Wall
+) -> None:
+    record = await deploy(workspace, request_of("r"), until_spot=False)
+    assert renewing(workspace, "r") is None
+    renewal = Renewal(workspace, record.id, wall)
+    assert not await renewal.look()
+    await destroy(workspace, "r")
+
+
+def test_when_to_renew() -> None:
+    assert renew_at(Auth({}), 100) is None
+    assert renew_at(Auth({}, 3700), 100) == 3700 - 720
+    assert renew_at(Auth({}, 50), 100) == 50, "at once"
