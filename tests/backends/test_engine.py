@@ -19,7 +19,7 @@ def test_the_whole_command_line() -> None:
     full = Engine(
         "m", max_model_len=100, tp_size=2, dtype="half", quantization="awq", args=("--seed", "7"), gated=True
     )
-    assert engines.command(full, port=9)[7:] == [
+    assert engines.command(full, port=9)[8:] == [
         "9", "--max-model-len", "100", "--tensor-parallel-size", "2", "--dtype", "half", "--quantization", "awq",
         "--enforce-eager", "--seed", "7",
     ]  # fmt: skip
