@@ -19,4 +19,10 @@ async def connect(options: Namespace, context: Context) -> Connection:
         not options.variable.isidentifier() or keyword.iskeyword(options.variable)
     ):
         raise UsageError(f"{options.variable!r} is not a variable name", f"write: connect {options.name} as client")
-    return await connection(context.workspace, await await_endpoint(context.workspace, options.name))
+    link = await connection(context.workspace, await await_endpoint(context.workspace, options.name))
+    if options.env and link.needs_headers:
+        raise UsageError(
+            f"{link.name} is opened by headers that a shell variable can't carry ({', '.join(link.headers)})",
+            "connect from Python, where the client sends them; with a router (no --serverless-only) one key does",
+        )
+    return link

@@ -29,14 +29,24 @@ class Connection:
     @property
     def api_key(self) -> str:
         """The bearer key, or a placeholder where none is needed or the provider wants other headers."""
-        return self.headers.get("Authorization", "").removeprefix("Bearer ") or "none"
+        scheme, _, key = self.headers.get("Authorization", "").partition(" ")
+        return key if scheme == "Bearer" and key else "none"
+
+    @property
+    def needs_headers(self) -> bool:
+        """Whether the endpoint wants more than a bearer key."""
+        return bool(self._others)
 
     def client(self) -> openai.OpenAI:
         """A client of the `openai` package for this endpoint."""
         import openai
 
-        others = {k: v for k, v in self.headers.items() if k != "Authorization"}
-        return openai.OpenAI(base_url=self.base_url, api_key=self.api_key, default_headers=others)
+        return openai.OpenAI(base_url=self.base_url, api_key=self.api_key, default_headers=self._others)
+
+    @property
+    def _others(self) -> dict[str, str]:
+        bearer = f"Bearer {self.api_key}"
+        return {k: v for k, v in self.headers.items() if (k, v) != ("Authorization", bearer)}
 
 
 async def await_endpoint(workspace: Workspace, name: str) -> DeploymentRecord:
