@@ -43,7 +43,7 @@ def server() -> Iterator[tuple[str, list[dict[str, str]]]]:
         {"Authorization": "Bearer sk-1"},
         {"Authorization": "Api-Key bt-1"},
         {"Modal-Key": "wk-1", "Modal-Secret": "ws-1"},
-        {"Authorization": "Bearer sk-1", "x-more": "2"},
+        {"Authorization": "Bearer sk-1", "x-more": "more-of-it"},
         {},
     ],
     ids=["bearer", "another scheme", "two headers", "bearer and more", "none"],
