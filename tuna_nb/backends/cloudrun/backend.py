@@ -121,6 +121,8 @@ class CloudRunBackend(Backend):
         ]
         if region in card.invited:
             notes.append(f"{region} gives this GPU by invitation only")
+        if project := request.options.get("gcp_project"):
+            notes.append(f"looked for later by name in GOOGLE_CLOUD_PROJECT: set it to {project} too")
         if request.public:
             notes.append("public: Google asks nobody for a token")
         worst = None if each is None else each * scaling.workers_max

@@ -119,7 +119,7 @@ class Calls:
 
         credentials, _ = await self.credentials()
         try:
-            token = await self.threaded(_access, credentials)
+            headers = await self.threaded(_headers, credentials)
         except TransportError as exc:
             raise BackendError(
                 f"cloudrun: no token: {_first(str(exc))}", "is Google reachable from here?"
@@ -127,7 +127,7 @@ class Calls:
         except GoogleAuthError as exc:
             raise CredentialsError(f"cloudrun: {what}: {_first(str(exc))}", SIGN_IN) from None
         base = self._url or f"https://{service}.googleapis.com"
-        api = Api("cloudrun", base, lambda: {"Authorization": f"Bearer {token}"}, SIGN_IN, pace=self._pace)
+        api = Api("cloudrun", base, lambda: headers, SIGN_IN, timeout_s=self._timeout_s, pace=self._pace)
         return await api.call(method, path, what, body=body, params=params)
 
     def _call(self, credentials: Any, call: Callable[[Any, dict[str, Any]], T]) -> T:
@@ -176,12 +176,15 @@ def _default() -> tuple[Any, str | None]:
     return found
 
 
-def _access(credentials: Any) -> str:
+def _headers(credentials: Any) -> dict[str, str]:
+    """Who asks, and at whose cost: a person's credentials name the project whose quota counts."""
     from google.auth.transport.requests import Request
 
     if not credentials.valid:
         credentials.refresh(Request())
-    return str(credentials.token)
+    made: dict[str, str] = {}
+    credentials.apply(made)
+    return made
 
 
 def _first(text: str) -> str:
