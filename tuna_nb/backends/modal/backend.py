@@ -7,10 +7,8 @@ Modal tells how many containers an app has, not which: they are numbered here, a
 seen. One that has started is ready when the engine behind it answers; that is asked only while one runs, for a
 request to an app at zero would start one.
 
-Modal never tells a proxy token's secret twice. One that is made here has the app's name, by which it is found and
-removed, and its secret is kept with the deployment's others. It is made after the app and removed before it, so that
-whatever a crash leaves is found with the app. An app whose deploy dies half-way has no name yet, runs nothing, and is
-ended by Modal when its client is silent.
+A proxy token is made after the app and removed before it, so that whatever a crash leaves is found with the app. An
+app whose deploy dies half-way is not deployed, runs nothing, and is ended by Modal when its client is silent.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,7 +44,7 @@ from tuna_nb.backends.base import (
     Status,
 )
 from tuna_nb.backends.lifecycle import create_once, until_gone
-from tuna_nb.backends.modal import prices
+from tuna_nb.backends.modal import prices, tokens
 from tuna_nb.backends.modal.function import (
     DOOR_TAG,
     FUNCTION,
@@ -63,19 +61,17 @@ from tuna_nb.backends.modal.function import (
 from tuna_nb.backends.modal.told import SIGN_IN, told
 from tuna_nb.backends.names import deployment_of
 from tuna_nb.errors import BackendError, CredentialsError, NotFoundError, RequestError
-from tuna_nb.secrets import Secrets, hugging_face_token
-from tuna_nb.settings import Settings
+from tuna_nb.secrets import hugging_face_token
 
 if TYPE_CHECKING:
     import modal.types
 
-PROXY_TOKEN: Final = ("MODAL_PROXY_TOKEN_ID", "MODAL_PROXY_TOKEN_SECRET")
 PYTHONS: Final = ((3, 11), (3, 15))
 """The oldest and newest Python that Modal adds to an image (modal 1.6.4, `SUPPORTED_PYTHON_SERIES`)."""
 _INSTALL: Final = "pip install 'tuna-nb[modal]'"
 _LOOK: Final = "https://modal.com/apps shows it; `modal app stop --yes NAME` stops it"
-_KEPT: Final = "modal_proxy_token"
 _DEPLOY_S: Final = 3600.0
+_SAY_S: Final = 15.0
 _GONE_S: Final = 120.0
 _ERRORS: Final = 3
 _ERRORS_WITHIN: Final = timedelta(minutes=10)
@@ -133,7 +129,7 @@ class ModalBackend(Backend):
             if request.engine.gated:
                 rows.append(_model_row(request))
             if not request.public:
-                rows.append(await self._token_row())
+                rows.append(await tokens.row(await self._workspace(), self.call_s))
         return rows
 
     async def plan(self, request: ServiceRequest) -> Plan:
@@ -150,12 +146,14 @@ class ModalBackend(Backend):
             except BackendError as exc:
                 note += f" ({exc.message})"
         cores, gib = reserved(request.options)
-        each = prices.container(rates, request.gpu, request.gpu_count, cores, gib, request.region)
+        each = prices.container(
+            rates, request.gpu, count=request.gpu_count, cores=cores, gib=gib, region=request.region
+        )
         what = f"Modal app, at most {scaling.workers_max} containers"
         worst = None if each is None else each * scaling.workers_max
         notes = [
             note,
-            f"the price has {cores} CPU cores and {gib} GiB of memory in it; Modal bills more memory where it is used",
+            f"the price has {cores} CPU cores and {gib} GiB of memory in it; memory used beyond is billed too",
             f"volumes {' and '.join(VOLUMES.values())} keep weights and compiled code for the next deployment",
         ]
         if request.region is not None:
@@ -173,13 +171,13 @@ class ModalBackend(Backend):
             client = await self._client()
             async with told(request.name, _DEPLOY_S, creates=True):
                 app = await asyncio.to_thread(declare, request, secret)
-                await app.deploy.aio(client=client)
+                await self._awaited(app.deploy.aio(client=client), request.name, progress)
             return str(app.app_id)
 
         made = await create_once(lambda: self._find(request.name), create, pace=self._pace)
         ref = Ref(self.name, Kind.SERVERLESS, request.name, made, request.deployment_id)
         if not request.public:
-            await self._token(ref)
+            await tokens.found(await self._workspace(), ref, self.call_s)
         endpoint = Endpoint(ref, await self._url(await self._function(ref)))
         progress(f"{request.name} is app {made}", 1.0)
         return endpoint
@@ -209,8 +207,7 @@ class ModalBackend(Backend):
         now = time.time()
         since = self._since.setdefault(ref.name, [])
         since[:] = since[:running] + [now] * (running - len(since))
-        of_each = state if running else State.GONE
-        replicas = tuple(Replica(f"{ref.id}/{n}", of_each, at) for n, at in enumerate(since, 1))
+        replicas = tuple(Replica(f"{ref.id}/{n}", state, at) for n, at in enumerate(since, 1))
         return Status(ref, state, replicas, bool(running), now, detail, url)
 
     async def logs(self, ref: Ref, since: float | None = None, follow: bool = False) -> AsyncIterator[LogLine]:
@@ -223,7 +220,7 @@ class ModalBackend(Backend):
                 async with told(f"logs of {ref.name}", self.call_s):
                     async for entry in function.logs.fetch.aio(since=datetime.fromtimestamp(after, UTC)):
                         lines += _lines(entry)
-            for line in sorted(set(lines) - seen, key=lambda one: one.at):
+            for line in sorted((one for one in dict.fromkeys(lines) if one not in seen), key=lambda one: one.at):
                 yield line
             if not follow:
                 return
@@ -249,7 +246,7 @@ class ModalBackend(Backend):
 
     async def destroy(self, ref: Ref) -> None:
         try:
-            await self._forget_tokens(ref)
+            await tokens.forget(await self._workspace(), ref, self.call_s)
         finally:
             # Whatever becomes of the token, the app must not go on billing.
             await self._stop(ref)
@@ -267,7 +264,7 @@ class ModalBackend(Backend):
             tags = await app.get_tags.aio(client=await self._client())
         if tags.get(DOOR_TAG) == PUBLIC:
             return Auth({})
-        return _headers(*await self._token(ref))
+        return tokens.auth(await tokens.found(await self._workspace(), ref, self.call_s))
 
     async def prices(self) -> list[Offer]:
         rates, live = prices.SNAPSHOT, frozenset[str]()
@@ -352,13 +349,14 @@ class ModalBackend(Backend):
 
     async def _errors(self, ref: Ref, function: modal.Function[..., Any, Any]) -> int:
         async with told(ref.name, self.call_s):
-            return (await function.stats.aio(since=datetime.now(UTC) - _ERRORS_WITHIN)).container_error_count
+            stats = await function.stats.aio(since=datetime.now(UTC) - _ERRORS_WITHIN)
+        return int(stats.container_error_count)
 
     async def _answers(self, ref: Ref, url: str) -> bool:
-        """Whether the engine has answered since the app last was at zero. Without a key to ask with, it is taken to."""
+        """Whether the engine has answered since the app was at zero. Where there is no key to ask with: yes."""
         if ref.name not in self._up:
-            pair = _own_token() or self._kept(ref)
-            if await self._get(f"{url}/health", Auth({}) if pair is None else _headers(*pair)) not in (200, 401):
+            pair = tokens.known(ref)
+            if await self._get(f"{url}/health", Auth({}) if pair is None else tokens.auth(pair)) not in (200, 401):
                 return False
             self._up.add(ref.name)
         return True
@@ -374,7 +372,20 @@ class ModalBackend(Backend):
             except (httpx.HTTPError, TimeoutError):
                 return None
 
+    async def _awaited(self, work: Coroutine[Any, Any, object], name: str, progress: Progress) -> None:
+        """Modal tells nothing of a build under way but in print: that it goes on is said now and then."""
+        began, task = time.monotonic(), asyncio.ensure_future(work)
+        try:
+            while not (await asyncio.wait({task}, timeout=_SAY_S * self._pace))[0]:
+                progress(f"{name}: Modal is at it for {time.monotonic() - began:.0f} s", None)
+            await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
     async def _stop(self, ref: Ref) -> None:
+        from modal.types import AppState
+
         try:
             app = await self._app(ref)
             client = await self._client()
@@ -384,67 +395,17 @@ class ModalBackend(Backend):
             return
 
         async def is_there() -> bool:
-            return await self._find(ref.name) is not None
+            # Out of the listing at once; its containers end, and bill, a little later.
+            try:
+                async with told(ref.name, self.call_s):
+                    state = (await app.info.aio(refresh=True)).lifecycle.state
+            except NotFoundError:
+                state = AppState.STOPPED
+            return state is not AppState.STOPPED or await self._find(ref.name) is not None
 
         await until_gone(is_there, f"modal: {ref.name}", within_s=_GONE_S, poll_s=self._pace, hint=_LOOK)
         self._since.pop(ref.name, None)
         self._up.discard(ref.name)
-
-    # Proxy tokens
-
-    async def _token(self, ref: Ref) -> tuple[str, str]:
-        """The user's own, else the one that was made for this app, else a new one."""
-        if (own := _own_token()) is not None:
-            return own
-        tokens = (await self._workspace()).proxy_tokens
-        async with told("the list of proxy tokens", self.call_s):
-            there = {token.token_id for token in await tokens.list.aio()}
-        kept = self._kept(ref)
-        if kept is not None and kept[0] in there:
-            return kept
-        async with told(f"a proxy token for {ref.name}", self.call_s, creates=True):
-            made = await tokens.create.aio(name=ref.name)
-        Secrets(Settings.load()).put(_owner(ref), _KEPT, f"{made.token_id} {made.token_secret}")
-        async with told(f"the proxy token of {ref.name}", self.call_s):
-            if any(token.scoped for token in await tokens.list.aio() if token.token_id == made.token_id):
-                # A workspace with roles: a token opens the environments that it was allowed.
-                await tokens.allow.aio(made.token_id, await self._environment())
-        return made.token_id, made.token_secret
-
-    def _kept(self, ref: Ref) -> tuple[str, str] | None:
-        made, _, secret = (Secrets(Settings.load()).get(_owner(ref), _KEPT) or "").partition(" ")
-        return (made, secret) if secret else None
-
-    async def _forget_tokens(self, ref: Ref) -> None:
-        tokens = (await self._workspace()).proxy_tokens
-        async with told(f"the proxy token of {ref.name}", self.call_s):
-            ours = [token.token_id for token in await tokens.list.aio() if token.name == ref.name]
-        for token in ours:
-            try:
-                async with told(f"the proxy token of {ref.name}", self.call_s):
-                    await tokens.delete.aio(token)
-            except NotFoundError:
-                continue
-        if self._kept(ref) is not None:
-            Secrets(Settings.load()).put(_owner(ref), _KEPT, "")
-
-    async def _environment(self) -> str:
-        from modal.config import config
-
-        named = config.get("environment")
-        return str(named or (await (await self._workspace()).settings.list.aio()).default_environment)
-
-    async def _token_row(self) -> Check:
-        if _own_token() is not None:
-            return Check("proxy token", True, f"{PROXY_TOKEN[0]} is used; it is asked for at the first request")
-        tokens = (await self._workspace()).proxy_tokens
-        try:
-            async with told("the list of proxy tokens", self.call_s):
-                await tokens.list.aio()
-        except CredentialsError as exc:
-            fix = f"have one made (`modal workspace proxy-tokens create`) and set {' and '.join(PROXY_TOKEN)}"
-            return Check("proxy token", False, exc.message, fix)
-        return Check("proxy token", True, "a proxy token is made for the app, and removed with it")
 
 
 def _token_for(request: ServiceRequest) -> str:
@@ -468,20 +429,6 @@ def _gpu_row(request: ServiceRequest) -> Check:
     except RequestError as exc:
         return Check("gpu", False, exc.message, exc.hint or "choose another --gpu")
     return Check("gpu", True, f"Modal offers {request.gpu_count} x {request.gpu}")
-
-
-def _own_token() -> tuple[str, str] | None:
-    made, secret = (os.environ.get(name, "").strip() for name in PROXY_TOKEN)
-    return (made, secret) if made and secret else None
-
-
-def _headers(made: str, secret: str) -> Auth:
-    return Auth({"Modal-Key": made, "Modal-Secret": secret})
-
-
-def _owner(ref: Ref) -> str:
-    """Whose secrets the proxy token is kept with."""
-    return ref.deployment_id or deployment_of(ref.name) or ref.name
 
 
 def _lines(entry: modal.types.LogEntry) -> list[LogLine]:

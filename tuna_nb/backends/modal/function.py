@@ -1,4 +1,4 @@
-"""The app as it is declared to Modal: one web-server function, which starts the engine in the image's own Python."""
+"""The app as it is declared to Modal: one web-server function, which starts the engine in the image's Python."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What a container costs at Modal: its GPUs, and beside them the CPU cores and the memory, each by the second.
 
-Modal tells its rates to who has a token, under keys and in units that its SDK does not write down. A key is taken for
-a GPU's where the GPU's id stands in it as whole words, and the unit for the one that comes near the published price;
-what can't be told so is not guessed: the published price, with its date, stands in for it.
+Modal tells its rates to who has a token, under keys and in units that its SDK does not write down. A key is taken
+for a GPU's where the GPU's id stands in it as whole words, and the unit for the one that comes near the published
+price; what can't be told so is not guessed: the published price, with its date, stands in for it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def region_factor(region: str) -> float:
 
 
 def container(
-    rates: Mapping[str, float], gpu: str, count: int, cores: int, gib: int, region: str | None
+    rates: Mapping[str, float], gpu: str, *, count: int, cores: int, gib: int, region: str | None
 ) -> float | None:
     """USD per hour of one container. None where Modal's price of the GPU is not known."""
     if gpu not in rates:
