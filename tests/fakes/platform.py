@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import httpx
 import uvicorn
@@ -26,6 +27,8 @@ import uvicorn
 IGNORED = frozenset({"--dtype", "--quantization", "--tensor-parallel-size", "--gpu-memory-utilization"})
 """vLLM's, with a value, that the stand-in has no use for."""
 SWITCHES = frozenset({"--enforce-eager"})
+RESULT = "__modal_function_call_id"
+"""The parameter of a URL at which a held request's answer is."""
 REFUSED = (401, {"error": "missing or wrong credentials"})
 Authorize = Callable[[Mapping[str, str]], tuple[int, Any] | None]
 
@@ -51,7 +54,8 @@ class Service:
     """What a provider was asked to run. idle_s, boot_s: real seconds. prefix: of its paths, not the engine's.
 
     opens: None where a request may pass, else the status and body that it gets. reject_cold: no request is kept
-    waiting while a container starts; it gets this status.
+    waiting while a container starts; it gets this status. held_s: a request that finds no container ready is
+    answered after so long with a 303 to where its answer will be, for a GET with the same credentials.
     """
 
     argv: Sequence[str]
@@ -63,6 +67,9 @@ class Service:
     boot_s: float = 0.02
     prefix: str = ""
     reject_cold: int | None = None
+    held_s: float | None = None
+    waiting: int = 0
+    calls: dict[str, tuple[asyncio.Task[None], list[Any]]] = field(default_factory=dict)
     capacity: Callable[[], bool] = lambda: True
     url: str = ""
     replicas: list[Replica] = field(default_factory=list)
@@ -228,7 +235,45 @@ class Platform:
             body += message.get("body", b"")
             if message["type"] == "http.disconnect" or not message.get("more_body"):
                 break
-        ready = await self._ready(service)
+        cold = not any(replica.state == "ready" for replica in service.replicas)
+        if service.held_s is not None and (cold or RESULT.encode() in scope["query_string"]):
+            await self._hold(service, scope, headers, body, send)
+        else:
+            await self._pass(service, scope, headers, body, send)
+
+    async def _hold(self, service: Service, scope: Any, headers: Mapping[str, str], body: bytes, send: Any) -> None:
+        """The answer if it comes in time, else the place where it will be: the same URL with one parameter more."""
+        query = scope["query_string"].decode()
+        asked = parse_qs(query).get(RESULT)
+        if asked is None:
+            call = f"fc-{next(self._numbers)}"
+            told: list[Any] = []
+
+            async def keep(message: Any) -> None:
+                told.append(message)
+
+            service.calls[call] = (self._run(self._pass(service, scope, headers, body, keep)), told)
+            query = f"{query}&{RESULT}={call}" if query else f"{RESULT}={call}"
+        else:
+            call = asked[0]
+        if call not in service.calls or (asked is not None and scope["method"] != "GET"):
+            await answer(send, 404, {"error": "no such call"})
+            return
+        task, messages = service.calls[call]
+        done, _ = await asyncio.wait({task}, timeout=service.held_s)
+        if not done:
+            await answer(send, 303, b"", {"location": f"http://{headers['host']}{scope['path']}?{query}"})
+            return
+        for message in messages:
+            await send(message)
+
+    async def _pass(self, service: Service, scope: Any, headers: Mapping[str, str], body: bytes, send: Any) -> None:
+        service.waiting += 1
+        try:
+            ready = await self._ready(service)
+        finally:
+            service.waiting -= 1
+        path = scope["raw_path"].decode("ascii")
         if ready is None:
             await answer(send, service.reject_cold or 503, {"error": "no container is ready"})
             return
