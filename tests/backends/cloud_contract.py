@@ -128,8 +128,8 @@ class CloudContract(BackendContract):
             await asyncio.sleep(0.005)
         await asyncio.wait({deploying}, timeout=0.1)
         deploying.cancel()
-        await asyncio.gather(deploying, return_exceptions=True)
         case.cloud.faults.clear()
+        await asyncio.gather(deploying, return_exceptions=True)
         again = case.fresh()
         assert {ref.name for ref in await again.list_owned()} <= {case.request.name}
         await again.deploy(await again.plan(case.request), lambda *_: None)

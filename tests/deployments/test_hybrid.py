@@ -13,7 +13,7 @@ import pytest
 
 from tests.deployments.conftest import Told
 from tests.deployments.lives import ask, deploy, destroy, local, parts, router_process, until
-from tests.fakes.accounts import ACCOUNTS, Account
+from tests.fakes.accounts import ACCOUNTS, NOWHERE, Account
 from tuna_nb.deployments.connection import connection
 from tuna_nb.deployments.reconcile import orphans
 from tuna_nb.deployments.request import DeployRequest
@@ -22,7 +22,6 @@ from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import TunaError
 
 Make = Callable[..., DeployRequest]
-NOWHERE = "http://127.0.0.1:9"
 
 
 @pytest.fixture(params=sorted(ACCOUNTS))
@@ -30,7 +29,7 @@ def account(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, workspace: Workspace
 ) -> Iterator[Account]:
     monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
-    with ACCOUNTS[request.param](monkeypatch) as opened:
+    with ACCOUNTS[request.param](monkeypatch.setenv) as opened:
         opened.backend.poll_s = 0.1  # type: ignore[misc]
         workspace._backends[request.param] = opened.backend
         yield opened

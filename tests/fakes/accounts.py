@@ -1,15 +1,26 @@
-"""An account at each pretended provider: its fake running, the environment that the adapter reads, the adapter."""
+"""An account at each pretended provider: its fake running, the environment that the adapter reads, the adapter.
+
+`open_all()` is what a notebook says: from then on every provider is the one on this machine.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-
-import pytest
+from pathlib import Path
+from typing import Any
 
 from tests.fakes.cloud import FakeCloud
+from tuna_nb.backends import registry
 from tuna_nb.backends.base import Backend
+
+SetEnv = Callable[[str, str], object]
+NOWHERE = "http://127.0.0.1:9"
 
 
 @dataclass
@@ -24,18 +35,123 @@ class Account:
     options: dict[str, str] = field(default_factory=dict)
 
 
-Open = Callable[[pytest.MonkeyPatch], AbstractContextManager[Account]]
+Open = Callable[[SetEnv], AbstractContextManager[Account]]
 
 
 @contextmanager
-def runpod(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
+def runpod(setenv: SetEnv) -> Iterator[Account]:
     from tests.fakes.runpod import KEY, FakeRunpod
     from tuna_nb.backends.runpod import RunpodBackend
 
     with FakeRunpod() as cloud:
-        monkeypatch.setenv("RUNPOD_API_KEY", KEY)
+        setenv("RUNPOD_API_KEY", KEY)
         yield Account(RunpodBackend(cloud.url, pace=0.05), cloud, "L4", lambda: cloud.names)
 
 
-ACCOUNTS: dict[str, Open] = {"runpod": runpod}
+@contextmanager
+def modal(setenv: SetEnv) -> Iterator[Account]:
+    from tests.fakes.modal import TOKEN, FakeModal
+    from tuna_nb.backends.modal.backend import ModalBackend
+
+    with FakeModal() as cloud:
+        setenv("MODAL_CONFIG_PATH", "/nonexistent/modal.toml")
+        setenv("MODAL_SERVER_URL", cloud.url)
+        setenv("MODAL_TOKEN_ID", TOKEN[0])
+        setenv("MODAL_TOKEN_SECRET", TOKEN[1])
+        yield Account(ModalBackend(pace=0.05), cloud, "L4", lambda: cloud.names)
+
+
+@contextmanager
+def cloudrun(setenv: SetEnv) -> Iterator[Account]:
+    from google.auth import credentials
+
+    from tests.fakes.cloudrun import FakeCloudRun
+    from tuna_nb.backends.cloudrun.backend import CloudRunBackend
+
+    # google.auth asks a fixed host, in the background, to which locations an account is bound.
+    bound: Any = getattr(credentials, "CredentialsWithRegionalAccessBoundary", None)
+    if bound is not None:
+        bound._after_refresh = lambda *_: None
+    with FakeCloudRun() as cloud, tempfile.TemporaryDirectory() as folder:
+        key = Path(folder) / "key.json"
+        key.write_text(json.dumps(cloud.key_file()))
+        setenv("CLOUDSDK_CONFIG", folder)
+        setenv("NO_GCE_CHECK", "true")
+        setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))
+        yield Account(CloudRunBackend(cloud.url, timeout_s=20, pace=0.01), cloud, "L4", lambda: cloud.names)
+
+
+@contextmanager
+def cerebrium(setenv: SetEnv) -> Iterator[Account]:
+    from tests.fakes.cerebrium import KEY, FakeCerebrium
+    from tuna_nb.backends.cerebrium.backend import KEYS, CerebriumBackend
+
+    with FakeCerebrium() as cloud:
+        setenv(KEYS[0], KEY)
+        yield Account(CerebriumBackend(cloud.url, cloud.url, pace=0.01), cloud, "L4", lambda: cloud.names)
+
+
+@contextmanager
+def azure(setenv: SetEnv) -> Iterator[Account]:
+    from azure.core.credentials import AccessTokenInfo
+    from azure.core.pipeline.policies import SansIOHTTPPolicy
+
+    from tests.fakes.azure import GROUP, REGION, SUBSCRIPTION, TOKEN, FakeAzure
+    from tuna_nb.backends.azure.backend import AzureBackend
+
+    class Credential:
+        def get_token_info(self, *scopes: str, options: Any = None) -> AccessTokenInfo:
+            return AccessTokenInfo(TOKEN, int(time.time()) + 3600)
+
+    class WithoutTls(SansIOHTTPPolicy):  # type: ignore[type-arg]
+        """The SDK's own bearer policy, allowed on http."""
+
+        def on_request(self, request: Any) -> None:
+            request.context.options["enforce_https"] = False
+
+    with FakeAzure() as cloud:
+        setenv("AZURE_SUBSCRIPTION_ID", SUBSCRIPTION)
+        setenv("AZURE_RESOURCE_GROUP", GROUP)
+        setenv("AZURE_REGION", REGION)
+        backend = AzureBackend(
+            cloud.url,
+            credential=Credential(),
+            pipeline={"per_call_policies": [WithoutTls()]},
+            prices_url=cloud.url,
+            endpoint_url=lambda fqdn: f"http://{fqdn}",
+            pace=0.02,
+        )
+        yield Account(backend, cloud, "T4", lambda: cloud.names)
+
+
+ACCOUNTS: dict[str, Open] = {
+    "azure": azure,
+    "cerebrium": cerebrium,
+    "cloudrun": cloudrun,
+    "modal": modal,
+    "runpod": runpod,
+}
 """By the provider's name."""
+
+
+class Accounts(ExitStack):
+    """All of them at once, for this process, until it is closed; by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_name: dict[str, Account] = {}
+
+    def __repr__(self) -> str:
+        return f"<accounts at {', '.join(self.by_name)}, all on this machine>"
+
+
+def open_all() -> Accounts:
+    """An account at every provider whose extra is installed; the hub is not asked."""
+    accounts = Accounts()
+    os.environ["HF_ENDPOINT"] = NOWHERE
+    for name, opener in ACCOUNTS.items():
+        account = accounts.enter_context(opener(os.environ.__setitem__))
+        account.backend.poll_s = 0.2  # type: ignore[misc]
+        registry.put(account.backend)
+        accounts.by_name[name] = account
+    return accounts

@@ -88,9 +88,8 @@ class FakeCloud:
 
             await self._app(scope, receive, unheard)
         if fault.hangs:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-        elif fault.drops:
+            await self.faults.hang()
+        if fault.hangs or fault.drops:
             headers = [(b"content-length", b"1000"), (b"content-type", b"application/json")]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": b"{", "more_body": True})

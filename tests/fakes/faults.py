@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,8 +10,8 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Fault:
-    """status: answered instead. acts: the call is carried out first. hangs: no answer at all. drops: the connection
-    is closed in the middle of the answer."""
+    """status: answered instead. acts: the call is carried out first. hangs: no answer, until the faults are cleared
+    and the connection is lost. drops: the connection is closed in the middle of the answer."""
 
     status: int = 500
     acts: bool = False
@@ -32,6 +33,13 @@ class Faults:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self._orders: list[list[object]] = []
+        self._cleared = 0
+
+    async def hang(self) -> None:
+        """Until the faults are cleared."""
+        then = self._cleared
+        while self._cleared == then:
+            await asyncio.sleep(0.01)
 
     def order(self, fault: Fault, call: str = "", times: int = 1) -> None:
         """For the next `times` calls whose name begins with `call`."""
@@ -43,6 +51,7 @@ class Faults:
 
     def clear(self) -> None:
         self._orders.clear()
+        self._cleared += 1
 
     def take(self, call: str) -> Fault | None:
         """What is to go wrong with this call."""

@@ -176,8 +176,8 @@ class FakeModal(FakeCloud):
 
     async def _fail(self, fault: Fault, stream: Stream[Any, Any]) -> None:
         if fault.hangs:
-            await asyncio.Event().wait()
-        if fault.drops:
+            await self.faults.hang()
+        if fault.hangs or fault.drops:
             transport = stream._stream._transport
             transport.abort()
             await asyncio.sleep(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
@@ -32,6 +33,23 @@ async def create_once(
             if (there := await find()) is not None:
                 return there
             await asyncio.sleep(_PAUSE_S * pace * 2**look)
+        raise
+
+
+async def unbroken(work: Awaitable[T]) -> T:
+    """Await a call that creates to its end, even when cancelled meanwhile: whoever undoes it must find what it made.
+
+    So `work` must be one call, which ends by its own time-out; raises CancelledError after that.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # seen: what became of it is for the next listing to tell
         raise
 
 

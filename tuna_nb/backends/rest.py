@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from tuna_nb.backends.lifecycle import unbroken
 from tuna_nb.errors import (
     BackendError,
     CapacityError,
@@ -97,9 +98,10 @@ class Api:
                 tries += 1
                 wait_s: float | None = None
                 try:
-                    answer = await http.request(
+                    asked = http.request(
                         method, self.base_url + path, json=body, params=params, headers=dict(self._headers())
                     )
+                    answer = await (unbroken(asked) if creates else asked)
                 except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
                     error: TunaError = self._lost(what, exc)
                 except httpx.HTTPError as exc:

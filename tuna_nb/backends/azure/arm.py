@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
+from tuna_nb.backends.lifecycle import unbroken
 from tuna_nb.backends.rest import LONGEST_WAIT_S, MOST_TRIES, retry_after_s, words
 from tuna_nb.errors import (
     BackendError,
@@ -69,7 +70,8 @@ class Arm:
         while True:
             tries += 1
             try:
-                return await asyncio.to_thread(self._do, subscription, what, do)
+                asked = asyncio.to_thread(self._do, subscription, what, do)
+                return await (unbroken(asked) if creates else asked)
             except _RefusedError as refused:
                 error, wait_s = refused.error, refused.retry_after_s
                 if not refused.passing:

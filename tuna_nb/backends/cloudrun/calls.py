@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 from tuna_nb.backends.cloudrun.identity import SCOPES
+from tuna_nb.backends.lifecycle import unbroken
 from tuna_nb.backends.rest import LONGEST_WAIT_S, MOST_TRIES, Api, retry_after_s
 from tuna_nb.errors import (
     BackendError,
@@ -80,7 +81,8 @@ class Calls:
             tries += 1
             wait_s: float | None = None
             try:
-                return await self.threaded(self._call, credentials, call)
+                asked = self.threaded(self._call, credentials, call)
+                return await (unbroken(asked) if creates else asked)
             except GoogleAPICallError as exc:
                 error, status = said(exc, what), int(exc.code or 500)
                 if isinstance(error, CapacityError) or (status not in (408, 425, 429) and status < 500):
