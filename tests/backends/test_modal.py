@@ -212,6 +212,18 @@ async def test_a_status_never_starts_what_is_at_zero(case: CloudCase, cloud: Fak
     assert service.replicas == []
 
 
+async def test_a_status_does_not_keep_awake_what_runs(case: CloudCase, cloud: FakeModal) -> None:
+    endpoint = await case.deploy()
+    await case.backend.wake(endpoint.ref)
+    await case.until_state(endpoint.ref, State.READY)
+    [service] = cloud.platform.services
+    [replica] = service.replicas
+    last = replica.used_at
+    for _ in range(3):
+        assert (await case.backend.status(endpoint.ref)).state is State.READY
+    assert replica.used_at == last
+
+
 async def test_a_container_bills_from_when_it_was_first_seen(case: CloudCase) -> None:
     endpoint = await case.deploy()
     await case.backend.wake(endpoint.ref)

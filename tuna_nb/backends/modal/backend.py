@@ -345,7 +345,10 @@ class ModalBackend(Backend):
 
     async def _url(self, function: modal.Function[..., Any, Any]) -> str:
         async with told("the app's URL", self.call_s):
-            return str(await function.get_web_url.aio()).rstrip("/")
+            url = await function.get_web_url.aio()
+        if url is None:
+            raise BackendError("modal: the app's function has no URL", _LOOK)
+        return url.rstrip("/")
 
     async def _errors(self, ref: Ref, function: modal.Function[..., Any, Any]) -> int:
         async with told(ref.name, self.call_s):
