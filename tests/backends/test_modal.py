@@ -218,6 +218,11 @@ async def test_a_status_does_not_keep_awake_what_runs(case: CloudCase, cloud: Fa
     await case.until_state(endpoint.ref, State.READY)
     [service] = cloud.platform.services
     [replica] = service.replicas
+
+    async def quiet() -> bool:
+        return not service.waiting and not replica.in_flight
+
+    await case.until(quiet, "the request that woke it is through")
     last = replica.used_at
     for _ in range(3):
         assert (await case.backend.status(endpoint.ref)).state is State.READY

@@ -196,7 +196,8 @@ class ModalBackend(Backend):
         state, detail = State.IDLE, ""
         if not running:
             self._up.discard(ref.name)
-        elif stats.num_running_inputs or await self._answers(ref, url):
+        elif ref.name in self._up or stats.num_running_inputs or await self._answers(ref, url):
+            self._up.add(ref.name)
             state = State.READY
         else:
             state = State.STARTING
@@ -356,13 +357,9 @@ class ModalBackend(Backend):
         return int(stats.container_error_count)
 
     async def _answers(self, ref: Ref, url: str) -> bool:
-        """Whether the engine has answered since the app was at zero. Where there is no key to ask with: yes."""
-        if ref.name not in self._up:
-            pair = tokens.known(ref)
-            if await self._get(f"{url}/health", Auth({}) if pair is None else tokens.auth(pair)) not in (200, 401):
-                return False
-            self._up.add(ref.name)
-        return True
+        """Whether the engine answers. Where there is no key to ask with, it is taken to."""
+        pair = tokens.known(ref)
+        return await self._get(f"{url}/health", Auth({}) if pair is None else tokens.auth(pair)) in (200, 401)
 
     async def _get(self, url: str, auth: Auth) -> int | None:
         """The status of its answer, None where there was none at once."""
