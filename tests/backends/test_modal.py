@@ -52,11 +52,16 @@ class WrongToken(Quick):
         return "ak-revoked", "as-revoked"
 
 
-@pytest.fixture
-def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeModal]:
+@pytest.fixture(autouse=True)
+def nothing_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK reads its file when it is first imported, which is in a test."""
     for name in ("MODAL_PROFILE", "MODAL_ENVIRONMENT", "MODAL_PROXY_TOKEN_ID", "MODAL_PROXY_TOKEN_SECRET"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MODAL_CONFIG_PATH", "/nonexistent/modal.toml")
+
+
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeModal]:
     with FakeModal() as running:
         monkeypatch.setenv("MODAL_SERVER_URL", running.url)
         monkeypatch.setenv("MODAL_TOKEN_ID", TOKEN[0])
