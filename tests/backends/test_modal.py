@@ -52,11 +52,16 @@ class WrongToken(Quick):
         return "ak-revoked", "as-revoked"
 
 
-@pytest.fixture
-def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeModal]:
+@pytest.fixture(autouse=True)
+def nothing_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK reads its file when it is first imported, which is in a test."""
     for name in ("MODAL_PROFILE", "MODAL_ENVIRONMENT", "MODAL_PROXY_TOKEN_ID", "MODAL_PROXY_TOKEN_SECRET"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MODAL_CONFIG_PATH", "/nonexistent/modal.toml")
+
+
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeModal]:
     with FakeModal() as running:
         monkeypatch.setenv("MODAL_SERVER_URL", running.url)
         monkeypatch.setenv("MODAL_TOKEN_ID", TOKEN[0])
@@ -210,6 +215,23 @@ async def test_a_status_never_starts_what_is_at_zero(case: CloudCase, cloud: Fak
         assert (await case.backend.status(endpoint.ref)).state is State.IDLE
     [service] = cloud.platform.services
     assert service.replicas == []
+
+
+async def test_a_status_does_not_keep_awake_what_runs(case: CloudCase, cloud: FakeModal) -> None:
+    endpoint = await case.deploy()
+    await case.backend.wake(endpoint.ref)
+    await case.until_state(endpoint.ref, State.READY)
+    [service] = cloud.platform.services
+    [replica] = service.replicas
+
+    async def quiet() -> bool:
+        return not service.waiting and not replica.in_flight
+
+    await case.until(quiet, "the request that woke it is through")
+    last = replica.used_at
+    for _ in range(3):
+        assert (await case.backend.status(endpoint.ref)).state is State.READY
+    assert replica.used_at == last
 
 
 async def test_a_container_bills_from_when_it_was_first_seen(case: CloudCase) -> None:

@@ -196,7 +196,8 @@ class ModalBackend(Backend):
         state, detail = State.IDLE, ""
         if not running:
             self._up.discard(ref.name)
-        elif stats.num_running_inputs or await self._answers(ref, url):
+        elif ref.name in self._up or stats.num_running_inputs or await self._answers(ref, url):
+            self._up.add(ref.name)
             state = State.READY
         else:
             state = State.STARTING
@@ -345,7 +346,10 @@ class ModalBackend(Backend):
 
     async def _url(self, function: modal.Function[..., Any, Any]) -> str:
         async with told("the app's URL", self.call_s):
-            return str(await function.get_web_url.aio()).rstrip("/")
+            url = await function.get_web_url.aio()
+        if url is None:
+            raise BackendError("modal: the app's function has no URL", _LOOK)
+        return url.rstrip("/")
 
     async def _errors(self, ref: Ref, function: modal.Function[..., Any, Any]) -> int:
         async with told(ref.name, self.call_s):
@@ -353,13 +357,9 @@ class ModalBackend(Backend):
         return int(stats.container_error_count)
 
     async def _answers(self, ref: Ref, url: str) -> bool:
-        """Whether the engine has answered since the app was at zero. Where there is no key to ask with: yes."""
-        if ref.name not in self._up:
-            pair = tokens.known(ref)
-            if await self._get(f"{url}/health", Auth({}) if pair is None else tokens.auth(pair)) not in (200, 401):
-                return False
-            self._up.add(ref.name)
-        return True
+        """Whether the engine answers. Where there is no key to ask with, it is taken to."""
+        pair = tokens.known(ref)
+        return await self._get(f"{url}/health", Auth({}) if pair is None else tokens.auth(pair)) in (200, 401)
 
     async def _get(self, url: str, auth: Auth) -> int | None:
         """The status of its answer, None where there was none at once."""

@@ -1,7 +1,7 @@
 """Proxy tokens: what opens a web function that asks for one.
 
 Modal tells a token's secret once, when it is made. The user's own is taken from the environment where it is set;
-else one is made with the app's name, its secret is kept with the deployment's others, and it goes when the app does.
+else one is made with the app's name and goes when the app does; its secret is kept with the deployment's others.
 """
 
 from __future__ import annotations
