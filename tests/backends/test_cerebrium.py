@@ -200,6 +200,25 @@ async def test_a_failed_build_is_told_in_its_own_words(cloud: FakeCerebrium, cas
     assert cloud.names.count(REQUEST.name) == 1
 
 
+async def test_a_build_bills_from_its_upload_on(case: CloudCase, cloud: FakeCerebrium) -> None:
+    cloud.build_s = 1000
+    said: list[str] = []
+    deploying = asyncio.create_task(
+        case.backend.deploy(await case.backend.plan(REQUEST), lambda text, _: said.append(text))
+    )
+
+    async def builds() -> bool:
+        return any(text.endswith(": building") for text in said)
+
+    await case.until(builds, "it is said that it builds")
+    status = await case.backend.status(case.ref)
+    assert (status.state, status.billing, status.detail) == (State.STARTING, True, "the build is building")
+    deploying.cancel()
+    await asyncio.gather(deploying, return_exceptions=True)
+    cloud.apps[f"{PROJECT}-{REQUEST.name}"].build_status = "pending"
+    assert not (await case.backend.status(case.ref)).billing
+
+
 async def test_an_address_that_is_not_known_yet_is_waited_for_without_waking_anything(
     case: CloudCase, cloud: FakeCerebrium
 ) -> None:
@@ -221,14 +240,17 @@ async def test_a_public_app_asks_for_no_key(case: CloudCase) -> None:
         assert (await http.get(f"{endpoint.url}/health")).status_code == 200
 
 
-async def test_a_container_that_goes_is_stopping_and_bills_until_it_is_gone(case: CloudCase) -> None:
+async def test_a_container_that_goes_is_stopping_and_bills_until_it_is_gone(
+    case: CloudCase, cloud: FakeCerebrium
+) -> None:
+    cloud.leaving_s = 1000
     endpoint = await case.deploy()
     await case.backend.wake(endpoint.ref)
     await case.until_state(endpoint.ref, State.READY)
     await case.backend.scale(endpoint.ref, ServerlessScaling(scaledown_window=1))
     await case.until_state(endpoint.ref, State.STOPPING)
-    status = await case.backend.status(endpoint.ref)
-    assert status.state is State.IDLE or status.billing
+    assert (await case.backend.status(endpoint.ref)).billing
+    cloud.leaving_s = 0
     await case.until_state(endpoint.ref, State.IDLE)
     status = await case.backend.status(endpoint.ref)
     assert (status.billing, status.replicas) == (False, ())

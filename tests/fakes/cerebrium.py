@@ -98,11 +98,13 @@ class FakeCerebrium(FakeCloud):
     """tries: whether a build ends by starting a container, as the real one's does; route_s: for so long an app that
     is ready has no address yet. scale: a second of Cerebrium's takes so many real ones."""
 
-    def __init__(self, *, tries: bool = False, route_s: float = 0.05, scale: float = 0.01) -> None:
+    def __init__(self, *, tries: bool = False, route_s: float = 0.05, scale: float = 0.03) -> None:
         super().__init__()
         self.tries, self.route_s, self.scale = tries, route_s, scale
         self.free_gpus = True
-        self.ends_in = "success"
+        self.build_s = 0.03
+        self.leaving_s = 0.1
+        """For so long a container that has ended is told as terminating."""
         self.bodies: list[Any] = []
         self.projects = [{"id": PROJECT, "name": "ours"}]
         self.secrets: dict[str, str] = {}
@@ -207,7 +209,7 @@ class FakeCerebrium(FakeCloud):
         return Response()
 
     async def _builds(self, app: App, build: str, files: dict[str, str]) -> None:
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(self.build_s)
         app.build_lines.append("Step 1: reading the files")
         try:
             argv, env = _program(app.settings, files)
@@ -244,7 +246,7 @@ class FakeCerebrium(FakeCloud):
                     return
                 await asyncio.sleep(0.01)
         app.routed_at = time.time() + self.route_s
-        app.build_status = self.ends_in
+        app.build_status = "success"
 
     async def _get(self, request: Request) -> Response:
         one = request.path_params["id"]
@@ -299,7 +301,11 @@ class FakeCerebrium(FakeCloud):
         if unknown:
             return wrong(400, f"unknown parameters {sorted(unknown)}")
         after = datetime.fromisoformat(query["afterDate"]).timestamp() if "afterDate" in query else 0.0
-        told = [(n, line) for n, line in enumerate(app.service.lines if app.service else []) if line[0] >= after]
+        told = [
+            (n, line)
+            for n, line in enumerate(app.service.lines if app.service else [])
+            if round(line[0], 6) >= after
+        ]
         if query.get("direction") != "forward":
             told.reverse()
         if not told:
@@ -338,7 +344,7 @@ class FakeCerebrium(FakeCloud):
     def _container(self, app: App, replica: Replica) -> dict[str, Any]:
         """Recent ones are told too, and first as terminating."""
         ended = replica.ended_at
-        leaving = ended is not None and time.time() - ended < 0.1
+        leaving = ended is not None and time.time() - ended < self.leaving_s
         return {
             "appId": f"{PROJECT}-{app.settings['name']}",
             "projectId": PROJECT,

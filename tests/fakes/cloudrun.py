@@ -325,7 +325,7 @@ class FakeCloudRun(FakeCloud):
         after = datetime.fromisoformat(since).timestamp()
         found = self._services.get(f"projects/{PROJECT}/locations/{region}/services/{short}")
         lines = found.container.lines if found and found.container else []
-        told = [(n, line) for n, line in enumerate(lines) if line[0] >= after]
+        told = [(n, line) for n, line in enumerate(lines) if round(line[0], 6) >= after]
         token = body.get("pageToken")
         if token is None:
             return JSONResponse({"nextPageToken": "0"} if told else {})

@@ -121,7 +121,7 @@ class CerebriumBackend(Backend):
             return made
 
         app = await create_once(lambda: self._find(ref), make, pace=self._pace)
-        if app.get("lastBuildStatus") in _BUILT:
+        if _build(app) in _BUILT:
             progress(f"{ref.id} is there", 1.0)
             return Endpoint(ref, self._url(ref, region))
         if "uploadUrl" not in app:
@@ -145,9 +145,9 @@ class CerebriumBackend(Backend):
             listed = await self._api.get(f"{_path(ref)}/containers", f"containers of {ref.name}")
         except NotFoundError:
             return Status(ref, State.GONE, (), billing=False, observed_at=time.time())
-        shown = [_replica(container, str(app["status"]).lower()) for container in listed or ()]
+        shown = [_replica(container, str(app.get("status") or "").lower()) for container in listed or ()]
         replicas = tuple(replica for replica in shown if replica is not None)
-        build = str(app.get("lastBuildStatus") or "").lower()
+        build = _build(app)
         state, detail = _judge(replicas, build)
         building = build not in _BUILT | _BUILD_FAILED | _BUILD_WAITS
         billing = building or any(r.state is not State.WAITING for r in replicas)
@@ -385,6 +385,13 @@ def _replica(container: Mapping[str, Any], app: str) -> Replica | None:
     if shown in (State.STARTING, State.WAITING) and starts > _RESTARTS:
         shown, detail = State.FAILED, f"{detail} after {starts} starts, and billing"
     return Replica(str(container["containerId"]), shown, started, container.get("region"), detail)
+
+
+def _build(app: Mapping[str, Any]) -> str:
+    """How the last build went; an app that serves has a good one, whatever became of a later one."""
+    if str(app.get("status") or "").lower() in ("cold", "ready", "active"):
+        return "success"
+    return str(app.get("lastBuildStatus") or "").lower()
 
 
 def _judge(replicas: tuple[Replica, ...], build: str) -> tuple[State, str]:
