@@ -121,7 +121,8 @@ def azure(setenv: SetEnv) -> Iterator[Account]:
             endpoint_url=lambda fqdn: f"http://{fqdn}",
             pace=0.02,
         )
-        yield Account(backend, cloud, "T4", lambda: cloud.names)
+        # Environments are kept on purpose, for the next deployment.
+        yield Account(backend, cloud, "T4", lambda: [n for n in cloud.names if not n.startswith("tuna-env-")])
 
 
 ACCOUNTS: dict[str, Open] = {

@@ -37,7 +37,7 @@ async def create_once(
 
 
 async def unbroken(work: Awaitable[T]) -> T:
-    """Await a call that creates to its end, even when cancelled meanwhile: whoever undoes it must find what it made.
+    """Await a call that creates to its end, even when cancelled meanwhile: who undoes it must find what it made.
 
     So `work` must be one call, which ends by its own time-out; raises CancelledError after that.
     """
