@@ -53,6 +53,9 @@ RATES = {
     "volume_gib_month": "0.09",
 }
 
+LOST_S = 3.0
+"""An app that is being made ends when its maker has not been heard for so long; really some heartbeats of 15 s."""
+
 
 @dataclass
 class App:
@@ -64,6 +67,7 @@ class App:
     functions: dict[str, str] = field(default_factory=dict)
     created_at: float = field(default_factory=time.time)
     stopped_at: float = 0.0
+    heard_at: float = field(default_factory=time.time)
 
 
 @dataclass
@@ -113,6 +117,9 @@ class FakeModal(FakeCloud):
     def names(self) -> list[str]:
         """Of all apps that have not ended, and of all proxy tokens."""
         ended = (api.APP_STATE_STOPPED, api.APP_STATE_STOPPING)
+        for app in self.apps.values():
+            if app.state == api.APP_STATE_INITIALIZING and time.time() - app.heard_at > LOST_S:
+                app.state, app.stopped_at = api.APP_STATE_STOPPED, time.time()
         return [app.description for app in self.apps.values() if app.state not in ended]
 
     @property
@@ -313,7 +320,7 @@ class FakeModal(FakeCloud):
         return api.AppCreateResponse(app_id=made, app_page_url=f"https://modal.com/apps/testers/main/{made}")
 
     async def _AppHeartbeat(self, request: Any, __: Mapping[str, Any]) -> Any:
-        self._app(request.app_id)
+        self._app(request.app_id).heard_at = time.time()
         return Empty()
 
     async def _AppClientDisconnect(self, request: Any, __: Mapping[str, Any]) -> Any:
