@@ -116,7 +116,7 @@ class Api:
                         raise error
                     if creates and answer.status_code not in (429, 503):
                         raise UnclearError(error.message, error.hint)
-                    wait_s = retry_after_s(answer.headers.get("retry-after"), time.time())
+                    wait_s = _asked_wait_s(answer)
                 if wait_s is None:
                     wait_s = _FIRST_WAIT_S * self._pace * 2 ** (tries - 1) * random.uniform(0.5, 1.5)
                 waited += wait_s
@@ -224,6 +224,17 @@ def retry_after_s(value: str | None, now: float) -> float | None:
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
     except ValueError:
+        return None
+
+
+def _asked_wait_s(answer: httpx.Response) -> float | None:
+    """By the header, else by `retry_after` in the JSON body, as Baseten has it; None where neither tells."""
+    wait_s = retry_after_s(answer.headers.get("retry-after"), time.time())
+    if wait_s is not None:
+        return wait_s
+    try:
+        return max(0.0, float(answer.json()["retry_after"]))
+    except (ValueError, KeyError, TypeError):
         return None
 
 

@@ -8,6 +8,7 @@ known; Azure's own operation goes on until a first replica runs, as long as it t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import time
@@ -158,7 +159,9 @@ class AzureBackend(Backend):
             found = await self._settled(place, found, progress, operations)
         except BackendError:
             if operations:
-                await self.destroy(_ref(found))
+                # The first error is the one that counts; what is left then is found by its name.
+                with contextlib.suppress(BackendError):
+                    await self.destroy(_ref(found))
             raise
         return Endpoint(_ref(found), self._url(found))
 

@@ -1,0 +1,276 @@
+"""Baseten: truss for the config, our HTTP client for the rest, against a pretend Baseten over loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.backends.cloud_contract import SECRET, CloudCase, CloudContract
+from tests.fakes.baseten import KEY, FakeBaseten
+from tests.fakes.faults import Fault
+from tuna_nb.backends.base import Engine, Kind, ServerlessScaling, ServiceRequest, State
+from tuna_nb.backends.baseten import push
+from tuna_nb.backends.baseten.backend import BasetenBackend
+from tuna_nb.errors import BackendError, CredentialsError, RequestError
+
+REQUEST = ServiceRequest(
+    deployment_id="0123456789",
+    name="tuna-test-0123456789-serverless",
+    kind=Kind.SERVERLESS,
+    engine=Engine("Qwen/Qwen3-0.6B"),
+    gpu="L4",
+    gpu_count=1,
+    scaling=ServerlessScaling(scaledown_window=60),
+)
+
+
+class WrongKey(BasetenBackend):
+    """As with a key that was revoked."""
+
+    def _key(self) -> str:
+        return "revoked"
+
+
+def backend(cloud: FakeBaseten, kind: type[BasetenBackend] = BasetenBackend) -> BasetenBackend:
+    return kind(cloud.url, app_url=cloud.url, s3_url=f"{cloud.url}/s3", inference_url=cloud.inference, pace=0.02)
+
+
+@pytest.fixture
+def cloud() -> Iterator[FakeBaseten]:
+    with FakeBaseten() as running:
+        yield running
+
+
+@pytest.fixture
+def case(cloud: FakeBaseten, monkeypatch: pytest.MonkeyPatch) -> CloudCase:
+    monkeypatch.setenv("BASETEN_API_KEY", KEY)
+    return CloudCase(
+        backend(cloud),
+        REQUEST,
+        cloud=cloud,
+        fresh=lambda: backend(cloud),
+        refused=lambda: backend(cloud, WrongKey),
+        create="POST /v1/models",
+        listing="GET /v1/models",
+        names=lambda: cloud.names,
+        sent=lambda: json.dumps(cloud.bodies),
+    )
+
+
+class TestBaseten(CloudContract):
+    """Baseten keeps the contract."""
+
+
+def command(request: ServiceRequest, folder: Path) -> tuple[list[str], str | None]:
+    """What a shell starts for it, and the token in its environment; /secrets is in `folder`, vllm tells what it got."""
+    stub = folder / "vllm"
+    stub.write_text('#!/bin/sh\nprintf "%s\\n" "${HF_TOKEN-none}" "$0" "$@"\n')
+    stub.chmod(0o755)
+    line = push.start_command(request).replace("/secrets/", f"{folder}/")
+    ran = subprocess.run(
+        shlex.split(line), env={"PATH": f"{folder}:/usr/bin:/bin"}, capture_output=True, text=True, check=True
+    )
+    token, _, *argv = ran.stdout.splitlines()
+    return argv, None if token == "none" else token
+
+
+def test_the_token_comes_from_the_mounted_secret_and_is_in_no_argv(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text(SECRET)
+    engine = Engine("a b/$(id) 'x'", gated=True, args=("--chat-template", 'two "words" $HOME'))
+    argv, token = command(replace(REQUEST, engine=engine, options={"hf_secret": "mine"}), tmp_path)
+    assert token == SECRET
+    assert SECRET not in argv
+    assert argv[:2] == ["serve", "a b/$(id) 'x'"]
+    assert argv[-1] == 'two "words" $HOME'
+    open_model, no_token = command(replace(REQUEST, engine=replace(engine, gated=False)), tmp_path)
+    assert (open_model, no_token) == (argv, None)
+
+
+async def test_a_gated_models_token_becomes_a_secret_once_and_never_replaces_one(
+    case: CloudCase, cloud: FakeBaseten, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    case.request = replace(REQUEST, engine=replace(REQUEST.engine, gated=True))
+    endpoint = await case.deploy()
+    assert cloud.secrets == {"hf_access_token": SECRET}
+    await case.backend.destroy(endpoint.ref)
+    cloud.secrets["hf_access_token"] = "the workspace's own"
+    await case.deploy()
+    assert cloud.secrets == {"hf_access_token": "the workspace's own"}
+
+
+async def test_a_gated_model_without_any_token_is_refused_before_anything_is_made(
+    case: CloudCase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    case.request = replace(REQUEST, engine=replace(REQUEST.engine, gated=True))
+    error = await case.raises(CredentialsError, case.deploy())
+    assert "HF_TOKEN" in (error.hint or "")
+    assert REQUEST.name not in case.names()
+    assert [row.fix for row in await case.backend.check(case.request) if not row.passed] == [
+        "export HF_TOKEN=hf_..."
+    ]
+
+
+async def test_truss_completes_the_config_and_refuses_what_it_does_not_know(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for gpu in push.ACCELERATORS:
+        deployment, _ = await push.payload(replace(REQUEST, gpu=gpu, gpu_count=2))
+        assert deployment["config"]["resources"]["accelerator"] == f"{push.ACCELERATORS[gpu]}:2"
+    config = deployment["config"]
+    assert config["docker_server"]["server_port"] == 8000
+    assert config["spec_version"]
+    assert (await push.payload(REQUEST)) == (await push.payload(REQUEST))
+    monkeypatch.setattr(push, "ACCELERATORS", {"L4": "H100MIG"})
+    with pytest.raises(RequestError, match="H100MIG"):
+        await push.payload(REQUEST)
+
+
+async def test_nothing_of_the_users_is_read_or_written_by_a_push(
+    case: CloudCase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "the user's own")
+    before = dict(os.environ)
+    await asyncio.gather(case.deploy(), case.fresh().check(REQUEST))
+    assert dict(os.environ) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_the_scaling_is_set_in_basetens_words(case: CloudCase, cloud: FakeBaseten) -> None:
+    scaling = ServerlessScaling(concurrency=12, scaledown_window=90, workers_min=0, workers_max=3)
+    case.request = replace(REQUEST, scaling=scaling, options={"autoscaling_window": "30"})
+    endpoint = await case.deploy()
+    [told] = [body["autoscaling_settings"] for body in cloud.bodies if "autoscaling_settings" in body]
+    assert told == {
+        "min_replica": 0,
+        "max_replica": 3,
+        "concurrency_target": 12,
+        "scale_down_delay": 90,
+        "autoscaling_window": 30,
+        "target_utilization_percentage": 70,
+    }
+    await case.backend.scale(endpoint.ref, replace(scaling, workers_max=4))
+    [_, again] = [body["autoscaling_settings"] for body in cloud.bodies if "autoscaling_settings" in body]
+    assert again["max_replica"] == 4
+    assert "autoscaling_window" not in again, "what scaling does not tell stays as it is"
+
+
+async def test_a_failed_build_is_one_error_in_the_builders_words_and_leaves_nothing(
+    case: CloudCase, cloud: FakeBaseten
+) -> None:
+    cloud.broken = "manifest unknown"
+    error = await case.raises(BackendError, case.deploy())
+    assert "BUILD_FAILED" in error.message
+    assert "manifest unknown" in error.message
+    assert REQUEST.name not in case.names()
+
+
+async def test_a_build_is_told_as_it_goes(case: CloudCase, cloud: FakeBaseten) -> None:
+    cloud.build_s = 0.5
+    said: list[str] = []
+    await case.backend.deploy(await case.backend.plan(REQUEST), lambda text, _: said.append(text))
+    assert any("building" in text for text in said)
+    assert any("is model m" in text for text in said)
+
+
+async def test_an_engine_that_crashes_is_unhealthy_and_bills(case: CloudCase) -> None:
+    case.request = replace(REQUEST, engine=Engine("m", args=("--disable-log-requests",)))
+    endpoint = await case.deploy()
+    await case.until_state(endpoint.ref, State.FAILED)
+    status = await case.backend.status(endpoint.ref)
+    assert (status.detail, status.billing) == ("UNHEALTHY", True)
+
+
+async def test_a_log_longer_than_a_page_is_whole_and_a_followed_one_goes_on(
+    case: CloudCase, cloud: FakeBaseten
+) -> None:
+    cloud.build_s = 0.3
+    endpoint = await case.deploy()
+    [service] = cloud._services.values()
+    began = time.time() - 0.1
+    service.lines += [(began + number / 1000, "r9", f"line {number}") for number in range(20)]
+    lines = [line async for line in case.backend.logs(endpoint.ref, since=began - 1)]
+    assert [line.text for line in lines if line.source == "r9"] == [f"line {number}" for number in range(20)]
+    following = case.backend.logs(endpoint.ref, follow=True)
+    seen: list[str] = []
+    async with asyncio.timeout(10):
+        async for line in following:
+            seen.append(line.text)
+            if line.text == "line 19":
+                service.lines.append((time.time(), "r9", "the last"))
+            if line.text == "the last":
+                break
+    assert len([text for text in seen if text == "line 3"]) == 1
+
+
+async def test_a_rate_limit_in_the_body_is_honoured(case: CloudCase, cloud: FakeBaseten) -> None:
+    class Limited(Fault):
+        @property
+        def body(self) -> bytes:
+            return json.dumps({"error": "Rate limit exceeded.", "retry_after": 0.4}).encode()
+
+    cloud.faults.order(Limited(429), "GET /v1/models")
+    began = time.monotonic()
+    assert await case.backend.list_owned() == []
+    assert time.monotonic() - began >= 0.4
+
+
+async def test_an_upload_that_is_cut_off_is_sent_again(case: CloudCase, cloud: FakeBaseten) -> None:
+    cloud.faults.order(Fault(503), "PUT /s3/")
+    cloud.faults.order(Fault(drops=True), "PUT /s3/")
+    await case.deploy()
+    cloud.faults.order(Fault(403, message="AccessDenied"), "PUT /s3/", times=10**6)
+    case.request = replace(REQUEST, name="tuna-test-0123456780-serverless")
+    error = await case.raises(BackendError, case.deploy())
+    assert "AccessDenied" in error.message
+
+
+async def test_prices_are_of_whole_instances(case: CloudCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = replace(REQUEST, gpu_count=2)
+    assert (await case.backend.plan(two)).price_per_hour_usd == pytest.approx(0.041 * 60)
+    monkeypatch.delenv("BASETEN_API_KEY")
+    assert (await case.backend.plan(two)).price_per_hour_usd == pytest.approx(0.04002 * 60)
+    assert (await case.backend.plan(replace(REQUEST, gpu="V100"))).price_per_hour_usd is None
+    assert not case.backend.configured()
+
+
+async def test_a_gpu_that_baseten_lists_nowhere_is_a_failed_row(case: CloudCase) -> None:
+    rows = await case.backend.check(replace(REQUEST, gpu="B200"))
+    assert [row.name for row in rows if not row.passed] == ["gpu"]
+
+
+async def test_settings_that_baseten_refuses_are_refused_in_the_plan(case: CloudCase) -> None:
+    changes: list[dict[str, Any]] = [
+        {"gpu": "A10"},
+        {"gpu_count": 9},
+        {"scaling": ServerlessScaling(scaledown_window=4000)},
+        {"scaling": ServerlessScaling(workers_max=0)},
+        {"options": {"autoscaling_window": "5"}},
+        {"options": {"target_utilization": "0"}},
+        {"options": {"hf_secret": "a b"}},
+        {"engine": Engine("m", args=("--x=50%",))},
+    ]
+    for change in changes:
+        with pytest.raises(RequestError):
+            await case.backend.plan(replace(REQUEST, **change))
+
+
+def test_the_inference_host_can_be_another_by_a_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BASETEN_INFERENCE_URL", "http://127.0.0.1:9/{model}/")
+    assert BasetenBackend()._url({"id": "m1"}) == "http://127.0.0.1:9/m1/environments/production/sync"
+    monkeypatch.delenv("BASETEN_INFERENCE_URL")
+    assert BasetenBackend()._url({"id": "m1"}) == "https://model-m1.api.baseten.co/environments/production/sync"

@@ -1,0 +1,219 @@
+"""A Truss as data, and its way to Baseten.
+
+The config is made here, checked and completed by `truss` itself; then it goes the way that Baseten documents for
+programs: `prepare_model_upload`, a signed PUT of the archive, `POST /v1/models`. That is what `truss push` does
+underneath, and it is ours to repeat, to cancel and to look after when an answer gets lost. `truss.push` in a
+notebook is not: it takes all AWS_* variables out of the process while it uploads, reads `~/.trussrc` and `~/.aws`,
+and sends its REST calls to the production API wherever its remote points.
+
+Source: https://docs.baseten.co/examples/create-a-model-with-rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import io
+import shlex
+import tarfile
+from collections.abc import Mapping
+from typing import Any, Final
+
+from tuna_nb.backends import engine as engines
+from tuna_nb.backends.base import ServerlessScaling, ServiceRequest
+from tuna_nb.backends.options import known, whole
+from tuna_nb.errors import BackendError, RequestError, did_you_mean
+
+ENVIRONMENT: Final = "production"
+SECRET_OPTION: Final = "hf_secret"  # noqa: S105 - an option's name
+_SECRET: Final = "hf_access_token"  # noqa: S105 - Baseten's own name for it
+_PREDICT_S: Final = 600
+_UPLOAD_TRIES: Final = 3
+_UPLOAD_S: Final = 60.0
+
+ACCELERATORS: Final[Mapping[str, str]] = {
+    "T4": "T4",
+    "L4": "L4",
+    "A10G": "A10G",
+    "V100": "V100",
+    "A100_40GB": "A100_40GB",
+    "A100_80GB": "A100",
+    "L40S": "L40S",
+    "H100_40GB": "H100_40GB",
+    "H100": "H100",
+    "H200": "H200",
+    "B200": "B200",
+    "RTX_PRO_6000": "RTX_PRO_6000",
+}
+"""Our GPU to truss's accelerator; `H100_40GB` is a slice of an H100."""
+
+OPTIONS: Final[Mapping[str, str]] = {
+    "cpu": "vCPUs of an instance at least (default: the smallest with that GPU)",
+    "memory_gib": "memory of an instance in GiB at least (default: the smallest with that GPU)",
+    "autoscaling_window": "seconds of traffic that scaling looks at, 10 to 3600 (default 60)",
+    "target_utilization": "per cent of the concurrency at which a replica is added, 1 to 100 (default 70)",
+    SECRET_OPTION: f"Baseten secret with your Hugging Face token, for a gated model (default {_SECRET})",
+}
+
+
+def secret_name(request: ServiceRequest) -> str:
+    return request.options.get(SECRET_OPTION, _SECRET)
+
+
+def checked(request: ServiceRequest) -> ServerlessScaling:
+    """What can never work is said before anything exists. Raises RequestError."""
+    options = request.options
+    known("baseten", options, OPTIONS)
+    if request.gpu not in ACCELERATORS:
+        raise RequestError(f"baseten has no {request.gpu}", did_you_mean(request.gpu, ACCELERATORS))
+    if not 1 <= request.gpu_count <= 8:
+        raise RequestError(f"baseten: {request.gpu_count} GPUs in an instance", "Baseten has 1 to 8")
+    if not isinstance(request.scaling, ServerlessScaling):
+        raise RequestError("baseten: only serverless GPUs", "choose another --spots-cloud")
+    if not secret_name(request).replace("_", "a").replace("-", "a").isalnum():
+        raise RequestError(
+            f"baseten: option {SECRET_OPTION} is {secret_name(request)!r}", "letters, digits, _ and -"
+        )
+    for name, most in (("cpu", 256), ("memory_gib", 4096)):
+        whole(options, name, 1, least=1, most=most)
+    settings(request.scaling, options)
+    if "%" in start_command(request):
+        raise RequestError("baseten: a % in the engine command", "Baseten's supervisor would read it as its own")
+    return request.scaling
+
+
+def settings(scaling: ServerlessScaling, options: Mapping[str, str] | None = None) -> dict[str, int]:
+    """Baseten's autoscaling settings. options: None where they stay as they are. Raises RequestError."""
+    if not 0 <= scaling.scaledown_window <= 3600:
+        raise RequestError(
+            f"baseten: serverless.scaledown_window is {scaling.scaledown_window:g}",
+            "Baseten takes 0 to 3600 seconds",
+        )
+    if scaling.workers_max < 1 or not 0 <= scaling.workers_min <= scaling.workers_max:
+        raise RequestError(
+            f"baseten: replicas {scaling.workers_min} to {scaling.workers_max}", "at least 1 for the most"
+        )
+    if scaling.concurrency < 1:
+        raise RequestError(f"baseten: serverless.concurrency is {scaling.concurrency}", "at least 1")
+    told = {
+        "min_replica": scaling.workers_min,
+        "max_replica": scaling.workers_max,
+        "concurrency_target": scaling.concurrency,
+        "scale_down_delay": round(scaling.scaledown_window),
+    }
+    if options is not None:
+        told["autoscaling_window"] = whole(options, "autoscaling_window", 60, least=10, most=3600)
+        told["target_utilization_percentage"] = whole(options, "target_utilization", 70, least=1, most=100)
+    return told
+
+
+def start_command(request: ServiceRequest) -> str:
+    """One line for Baseten's supervisor. A token is read from the file that Baseten mounts, in the container."""
+    words = shlex.join(engines.command(request.engine))
+    if not request.engine.gated:
+        return words
+    return shlex.join(["sh", "-c", f'export HF_TOKEN="$(cat /secrets/{secret_name(request)})"; exec {words}'])
+
+
+def config(request: ServiceRequest) -> dict[str, Any]:
+    """The Truss config, as `config.yaml` would have it. Secrets are named, never valued."""
+    scaling, engine = checked(request), request.engine
+    accelerator = ACCELERATORS[request.gpu]
+    resources: dict[str, Any] = {
+        "accelerator": accelerator if request.gpu_count == 1 else f"{accelerator}:{request.gpu_count}"
+    }
+    if "cpu" in request.options:
+        resources["cpu"] = request.options["cpu"]
+    if "memory_gib" in request.options:
+        resources["memory"] = f"{request.options['memory_gib']}Gi"
+    return {
+        "model_name": request.name,
+        "base_image": {"image": engines.image(engine)},
+        "docker_server": {
+            "start_command": start_command(request),
+            "server_port": engines.PORT,
+            "predict_endpoint": "/v1/chat/completions",
+            "readiness_endpoint": engine.health_path,
+            "liveness_endpoint": engine.health_path,
+        },
+        "resources": resources,
+        # A stream waits for its first token in vLLM's queue; truss's own patience is a minute.
+        "runtime": {"predict_concurrency": scaling.concurrency, "streaming_read_timeout": _PREDICT_S},
+        "environment_variables": engines.environment(engine),
+        "secrets": {secret_name(request): None} if engine.gated else {},
+    }
+
+
+async def payload(request: ServiceRequest) -> tuple[dict[str, Any], bytes]:
+    """The deployment as Baseten's API takes it, and the archive. Raises RequestError where truss refuses."""
+    return await asyncio.to_thread(_payload, request)
+
+
+def _payload(request: ServiceRequest) -> tuple[dict[str, Any], bytes]:
+    try:
+        import yaml
+        from truss.base.truss_config import TrussConfig
+    except ImportError:
+        raise BackendError("baseten: truss is not installed", "pip install 'tuna-nb[baseten]'") from None
+    told = config(request)
+    try:
+        whole_config = TrussConfig.from_dict(told)
+        whole_config.validate_forbid_extra()
+    except ValueError as exc:
+        raise RequestError(f"baseten: truss refuses the config: {exc}", "mend what it names") from exc
+    text = yaml.safe_dump(told, sort_keys=False)
+    deployment = {
+        "config": whole_config.to_dict(),
+        "raw_config": text,
+        "environment_name": ENVIRONMENT,
+        "deploy_timeout_minutes": 2 * engines.START_S // 60,
+        "labels": {"tuna-deployment": request.deployment_id},
+    }
+    return deployment, _archive(text)
+
+
+def _archive(text: str) -> bytes:
+    """A gzipped tar with `config.yaml` alone: the image has all the rest. The same each time."""
+    packed, data = io.BytesIO(), text.encode()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        entry = tarfile.TarInfo("config.yaml")
+        entry.size = len(data)
+        tar.addfile(entry, io.BytesIO(data))
+    return gzip.compress(packed.getvalue(), mtime=0)
+
+
+async def upload(prepared: Mapping[str, Any], archive: bytes, s3_url: str | None, pace: float) -> None:
+    """PUT the archive where Baseten said. s3_url: in place of AWS's own. Raises BackendError."""
+    import httpx
+
+    region, bucket, key = prepared["s3_region"], prepared["s3_bucket"], prepared["s3_key"]
+    base = f"https://{bucket}.s3.{region}.amazonaws.com" if s3_url is None else f"{s3_url.rstrip('/')}/{bucket}"
+    url = f"{base}/{key}"
+    why = ""
+    async with httpx.AsyncClient(timeout=_UPLOAD_S) as http:
+        for attempt in range(_UPLOAD_TRIES):
+            headers = await asyncio.to_thread(_signed, url, archive, prepared["creds"], region)
+            try:
+                answer = await http.put(url, content=archive, headers=headers)
+            except httpx.HTTPError as exc:
+                why = str(exc) or type(exc).__name__
+            else:
+                if answer.is_success:
+                    return
+                why = f"{' '.join(answer.text.split())[:200]} ({answer.status_code})"
+                if answer.status_code < 500 and answer.status_code != 429:
+                    break
+            await asyncio.sleep(pace * 2**attempt)
+    raise BackendError(f"baseten: the upload of the model archive: {why}", "is Amazon S3 reachable from here?")
+
+
+def _signed(url: str, body: bytes, creds: Mapping[str, str], region: str) -> dict[str, str]:
+    """Headers of AWS's signature version 4, with the credentials that Baseten lent for this one object."""
+    from botocore.auth import S3SigV4Auth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import Credentials
+
+    lent = Credentials(creds["aws_access_key_id"], creds["aws_secret_access_key"], creds["aws_session_token"])
+    request = AWSRequest("PUT", url, data=body, headers={"Content-Type": "application/gzip"})
+    S3SigV4Auth(lent, "s3", region).add_auth(request)
+    return {str(name): str(value) for name, value in request.headers.items()}
