@@ -125,8 +125,22 @@ def azure(setenv: SetEnv) -> Iterator[Account]:
         yield Account(backend, cloud, "T4", lambda: [n for n in cloud.names if not n.startswith("tuna-env-")])
 
 
+@contextmanager
+def baseten(setenv: SetEnv) -> Iterator[Account]:
+    from tests.fakes.baseten import KEY, FakeBaseten
+    from tuna_nb.backends.baseten.backend import BasetenBackend
+
+    with FakeBaseten() as cloud:
+        setenv("BASETEN_API_KEY", KEY)
+        backend = BasetenBackend(
+            cloud.url, app_url=cloud.url, s3_url=f"{cloud.url}/s3", inference_url=cloud.inference, pace=0.02
+        )
+        yield Account(backend, cloud, "L4", lambda: cloud.names)
+
+
 ACCOUNTS: dict[str, Open] = {
     "azure": azure,
+    "baseten": baseten,
     "cerebrium": cerebrium,
     "cloudrun": cloudrun,
     "modal": modal,
