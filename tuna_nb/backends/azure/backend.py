@@ -359,8 +359,10 @@ class AzureBackend(Backend):
         while True:
             state, passed = places.word(app.properties.provisioning_state), time.monotonic() - began
             if state in ("Failed", "Canceled"):
-                revisions, _ = await self._inside(app)
-                why = states.failure(revisions) or await self._said(place, operations) or state
+                why = await self._said(place, operations)
+                if not why:
+                    revisions, _ = await self._inside(app)
+                    why = states.failure(revisions) or state
                 raise BackendError(f"azure: {app.name}: {why}", "mend what Azure names, then deploy again")
             if _fqdn(app) and (state == "Succeeded" or passed > _SETTLE_S * self._pace):
                 progress(f"{app.name} answers at {_fqdn(app)}", 1.0)
