@@ -172,14 +172,52 @@ async def test_a_failed_provisioning_is_one_error_in_azures_words_and_leaves_no_
     assert await case.backend.list_owned() == []
 
 
-async def test_a_followed_log_goes_on(case: CloudCase) -> None:
+async def test_a_followed_log_waits_for_a_replica_and_tells_no_line_twice(
+    case: CloudCase, cloud: FakeAzure
+) -> None:
     endpoint = await case.deploy()
-    await case.backend.scale(endpoint.ref, ServerlessScaling(workers_min=1))
-    await case.until_state(endpoint.ref, State.READY)
-    async with asyncio.timeout(10):
+
+    async def wake_then_end() -> None:
+        await asyncio.sleep(0.1)
+        await case.backend.scale(endpoint.ref, ServerlessScaling(workers_min=1))
+        await case.until_state(endpoint.ref, State.READY)
+        # The stream breaks off, and is opened again.
+        [_, service] = [service for _, service in cloud._apps.values()]
+        assert service is not None
+        cloud.cut_logs = True
+        await asyncio.sleep(0.1)
+        cloud.cut_logs = False
+        service.lines.append((time.time(), service.alive()[0].id, "the last"))
+
+    waking = asyncio.create_task(wake_then_end())
+    seen: list[str] = []
+    async with asyncio.timeout(20):
         async for line in case.backend.logs(endpoint.ref, follow=True):
-            if "container started" in line.text:
+            seen.append(line.text)
+            if line.text == "the last":
                 break
+    await waking
+    assert seen.count("container started") == 1
+
+
+async def test_a_create_is_sent_once_even_by_a_thread_that_outlives_its_caller(
+    case: CloudCase, cloud: FakeAzure
+) -> None:
+    cloud.faults.order(Fault(500, acts=True), f"PUT {ONE}")
+    endpoint = await case.deploy()
+    assert cloud.faults.calls.count(f"PUT {ONE}") == 1
+    await case.backend.destroy(endpoint.ref)
+    hasty = backend(cloud, timeout_s=0.2)
+    cloud.faults.order(Fault(hangs=True), f"PUT {ONE}")
+    plan = await hasty.plan(REQUEST)
+    deploying = asyncio.create_task(hasty.deploy(plan, lambda *_: None))
+    while cloud.faults.calls.count(f"PUT {ONE}") < 2:
+        await asyncio.sleep(0.005)
+    deploying.cancel()
+    await asyncio.gather(deploying, return_exceptions=True)
+    await asyncio.sleep(0.6)  # three times as long as the thread waits for its answer
+    assert cloud.faults.calls.count(f"PUT {ONE}") == 2
+    assert await case.backend.list_owned() == []
 
 
 # Environments
