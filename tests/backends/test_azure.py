@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,7 +24,7 @@ from tests.fakes.faults import Fault
 from tuna_nb.backends.azure import place
 from tuna_nb.backends.azure.backend import AzureBackend
 from tuna_nb.backends.base import Engine, Kind, ServerlessScaling, ServiceRequest, State
-from tuna_nb.errors import BackendError, CapacityError, NotFoundError, RequestError
+from tuna_nb.errors import BackendError, CapacityError, CredentialsError, NotFoundError, RequestError
 
 NAME = "tuna-test-0123456789-serverless"
 APPS = f"/subscriptions/{SUBSCRIPTION}/providers/Microsoft.App/containerApps"
@@ -166,18 +168,56 @@ async def test_a_failed_provisioning_is_one_error_in_azures_words_and_leaves_no_
 ) -> None:
     cloud.broken = "Failed to pull the image: manifest unknown"
     error = await case.raises(BackendError, case.deploy())
-    assert "x--0000001 is Failed" in error.message.replace(NAME, "x") or "manifest unknown" in error.message
+    assert "manifest unknown" in error.message
     assert await case.backend.list_owned() == []
 
 
-async def test_a_followed_log_goes_on(case: CloudCase) -> None:
+async def test_a_followed_log_waits_for_a_replica_and_tells_no_line_twice(
+    case: CloudCase, cloud: FakeAzure
+) -> None:
     endpoint = await case.deploy()
-    await case.backend.scale(endpoint.ref, ServerlessScaling(workers_min=1))
-    await case.until_state(endpoint.ref, State.READY)
-    async with asyncio.timeout(10):
+
+    async def wake_then_end() -> None:
+        await asyncio.sleep(0.1)
+        await case.backend.scale(endpoint.ref, ServerlessScaling(workers_min=1))
+        await case.until_state(endpoint.ref, State.READY)
+        # The stream breaks off, and is opened again.
+        [_, service] = [service for _, service in cloud._apps.values()]
+        assert service is not None
+        cloud.cut_logs = True
+        await asyncio.sleep(0.1)
+        cloud.cut_logs = False
+        service.lines.append((time.time(), service.alive()[0].id, "the last"))
+
+    waking = asyncio.create_task(wake_then_end())
+    seen: list[str] = []
+    async with asyncio.timeout(20):
         async for line in case.backend.logs(endpoint.ref, follow=True):
-            if "container started" in line.text:
+            seen.append(line.text)
+            if line.text == "the last":
                 break
+    await waking
+    assert seen.count("container started") == 1
+
+
+async def test_a_create_is_sent_once_even_by_a_thread_that_outlives_its_caller(
+    case: CloudCase, cloud: FakeAzure
+) -> None:
+    cloud.faults.order(Fault(500, acts=True), f"PUT {ONE}")
+    endpoint = await case.deploy()
+    assert cloud.faults.calls.count(f"PUT {ONE}") == 1
+    await case.backend.destroy(endpoint.ref)
+    hasty = backend(cloud, timeout_s=0.2)
+    cloud.faults.order(Fault(hangs=True), f"PUT {ONE}")
+    plan = await hasty.plan(REQUEST)
+    deploying = asyncio.create_task(hasty.deploy(plan, lambda *_: None))
+    while cloud.faults.calls.count(f"PUT {ONE}") < 2:
+        await asyncio.sleep(0.005)
+    deploying.cancel()
+    await asyncio.gather(deploying, return_exceptions=True)
+    await asyncio.sleep(0.6)  # three times as long as the thread waits for its answer
+    assert cloud.faults.calls.count(f"PUT {ONE}") == 2
+    assert await case.backend.list_owned() == []
 
 
 # Environments
@@ -243,7 +283,31 @@ async def test_a_region_without_the_gpu_is_said_before_an_environment_is_made(
     assert ENVIRONMENT not in case.names()
 
 
+@pytest.mark.parametrize("fault", [Fault(500, acts=True), Fault(drops=True, acts=True)], ids=["500", "cut"])
+async def test_an_environment_whose_answer_got_lost_is_found_and_not_made_twice(
+    case: CloudCase, cloud: FakeAzure, fault: Fault
+) -> None:
+    cloud.faults.order(fault, f"PUT {ONE.rpartition('/containerApps')[0]}/managedEnvironments")
+    await case.deploy()
+    assert case.names().count(ENVIRONMENT) == 1
+
+
 # Checks
+
+
+async def test_without_a_sign_in_the_row_has_the_command(
+    cloud: FakeAzure, case: CloudCase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Azure's own chain of credentials, of which only `az` is asked, and that is not there."""
+    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "AzureCliCredential")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    signed_out = backend(cloud, credential=None)
+    rows = {row.name: row for row in await signed_out.check(REQUEST)}
+    assert not rows["sign-in"].passed
+    assert rows["sign-in"].fix == "az login"
+    assert "\n" not in rows["sign-in"].message
+    with pytest.raises(CredentialsError):
+        await signed_out.list_owned()
 
 
 async def failed(case: CloudCase) -> dict[str, str]:
@@ -377,3 +441,13 @@ async def test_with_tls_the_sdk_is_as_it_comes(cloud: FakeAzure, case: CloudCase
             await serving
 
         cloud.do(end())
+
+
+def test_asking_whether_it_is_configured_loads_none_of_the_sdk() -> None:
+    code = (
+        "from tuna_nb.backends.azure.backend import AzureBackend; import sys; "
+        "assert AzureBackend().configured(); "
+        "assert not {'azure.identity', 'azure.mgmt.appcontainers', 'azure.core', 'httpx'} & set(sys.modules)"
+    )
+    env = {**os.environ, "AZURE_SUBSCRIPTION_ID": SUBSCRIPTION}
+    subprocess.run([sys.executable, "-c", code], check=True, env=env)

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -274,3 +275,19 @@ def test_the_inference_host_can_be_another_by_a_template(monkeypatch: pytest.Mon
     assert BasetenBackend()._url({"id": "m1"}) == "http://127.0.0.1:9/m1/environments/production/sync"
     monkeypatch.delenv("BASETEN_INFERENCE_URL")
     assert BasetenBackend()._url({"id": "m1"}) == "https://model-m1.api.baseten.co/environments/production/sync"
+
+
+async def test_prices_that_can_not_be_asked_are_the_published_ones(case: CloudCase, cloud: FakeBaseten) -> None:
+    cloud.faults.order(Fault(500), "POST /graphql/", times=10**6)
+    [l4] = [offer for offer in await case.backend.prices() if offer.gpu == "L4"]
+    assert l4.price_per_hour_usd == pytest.approx(0.01414 * 60)
+    assert "2026-03" in l4.source
+
+
+def test_asking_whether_it_is_configured_does_not_load_truss() -> None:
+    code = (
+        "from tuna_nb.backends.baseten.backend import BasetenBackend; import sys; "
+        "assert BasetenBackend().configured(); "
+        "assert not {'truss', 'botocore', 'httpx', 'yaml'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "BASETEN_API_KEY": KEY})

@@ -125,7 +125,8 @@ class Error(Exception):
 class FakeAzure(FakeCloud):
     """free_gpus: whether a replica finds a machine. scale: a second of Azure's takes so many real ones.
 
-    registered: of Microsoft.App; quota: GPUs allowed. broken: why every app's provisioning fails.
+    registered: of Microsoft.App; quota: GPUs allowed. broken: why every app's provisioning fails. cut_logs: whether
+    log streams break off.
     """
 
     def __init__(self, *, scale: float = 0.03) -> None:
@@ -135,6 +136,7 @@ class FakeAzure(FakeCloud):
         self.registered = True
         self.quota = 4
         self.broken = ""
+        self.cut_logs = False
         self.offers = dict(GPU_PROFILES)
         self.environment_s = 0.15
         self.bodies: list[dict[str, Any]] = []
@@ -487,7 +489,7 @@ class FakeAzure(FakeCloud):
         async def stream() -> Any:
             told = 0
             yield json.dumps({"TimeStamp": now(), "Log": "Connecting to the container 'engine'..."}) + "\n"
-            while not service.stopped:
+            while not service.stopped and not self.cut_logs:
                 lines = [line for line in service.lines if line[1] == request.path_params["replica"]]
                 for at, _, text in lines[told:]:
                     stamp = datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "7+00:00")

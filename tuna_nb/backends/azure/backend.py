@@ -12,6 +12,7 @@ import contextlib
 import json
 import re
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime
 from typing import Any, ClassVar, Final
@@ -178,21 +179,37 @@ class AzureBackend(Backend):
         return Status(_ref(found), state, seen, billing, time.time(), detail, url)
 
     async def logs(self, ref: Ref, since: float | None = None, follow: bool = False) -> AsyncIterator[LogLine]:
+        # A stream that is opened again begins with lines that were told.
+        told: deque[LogLine] = deque(maxlen=4 * _TAIL)
         found = await self._app(ref)
-        subscription, group, name = places.parts(found.id)
-        token = await self._arm.call(
-            subscription, f"log of {name}", lambda client: client.container_apps.get_auth_token(group, name)
-        )
-        _, replicas = await self._inside(found)
-        sources = [
-            self._stream(replica.name, container.log_stream_endpoint, token.properties.token, follow)
+        while True:
+            sources = [self._stream(*source, follow) for source in await self._streams(found)]
+            async for line in merged(sources, follow=follow):
+                if (since is None or line.at >= since) and line not in told:
+                    told.append(line)
+                    yield line
+            if not follow:
+                return
+            # All its replicas have ended, or none was there yet.
+            await asyncio.sleep(self.poll_s * self._pace)
+            found = await self._app(ref)
+
+    async def _streams(self, app: Any) -> list[tuple[str, str, str]]:
+        """Of each container that runs: its replica, where its log streams, and the token that opens it."""
+        _, replicas = await self._inside(app)
+        running = [
+            (str(replica.name), str(container.log_stream_endpoint))
             for replica in replicas
             for container in replica.properties.containers or []
             if container.log_stream_endpoint
         ]
-        async for line in merged(sources, follow=follow):
-            if since is None or line.at >= since:
-                yield line
+        if not running:
+            return []
+        subscription, group, name = places.parts(app.id)
+        token = await self._arm.call(
+            subscription, f"log of {name}", lambda client: client.container_apps.get_auth_token(group, name)
+        )
+        return [(replica, url, str(token.properties.token)) for replica, url in running]
 
     async def scale(self, ref: Ref, scaling: ServerlessScaling | SpotScaling) -> None:
         from azure.mgmt.appcontainers import models
@@ -359,8 +376,10 @@ class AzureBackend(Backend):
         while True:
             state, passed = places.word(app.properties.provisioning_state), time.monotonic() - began
             if state in ("Failed", "Canceled"):
-                revisions, _ = await self._inside(app)
-                why = states.failure(revisions) or await self._said(place, operations) or state
+                why = await self._said(place, operations)
+                if not why:
+                    revisions, _ = await self._inside(app)
+                    why = states.failure(revisions) or state
                 raise BackendError(f"azure: {app.name}: {why}", "mend what Azure names, then deploy again")
             if _fqdn(app) and (state == "Succeeded" or passed > _SETTLE_S * self._pace):
                 progress(f"{app.name} answers at {_fqdn(app)}", 1.0)

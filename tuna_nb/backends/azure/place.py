@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from tuna_nb.backends.base import ServiceRequest
-from tuna_nb.errors import RequestError
+from tuna_nb.errors import BackendError, RequestError
 
 SUBSCRIPTION: Final = "AZURE_SUBSCRIPTION_ID"
 GROUP: Final = "AZURE_RESOURCE_GROUP"
@@ -76,10 +76,10 @@ def region(name: str) -> str:
 
 
 def parts(resource_id: str) -> tuple[str, str, str]:
-    """Subscription, resource group and name of an ARM id. Raises ValueError."""
+    """Subscription, resource group and name of an ARM id. Raises BackendError."""
     found = _ID.fullmatch(resource_id)
     if found is None:
-        raise ValueError(f"{resource_id!r} is no ARM id")
+        raise BackendError(f"azure: {resource_id!r} is no id of a resource", "find it by its name instead")
     return found[1], found[2], found[3]
 
 

@@ -284,7 +284,11 @@ class BasetenBackend(Backend):
             if (usd := prices.snapshot(gpu, 1)) is not None
         }
         if os.environ.get(KEY):
-            instances = await self._prices.instances()
+            try:
+                instances = await self._prices.instances()
+            except BackendError as exc:
+                known = {gpu: (usd, at, f"{source} ({exc.message})") for gpu, (usd, at, source) in known.items()}
+                instances = []
             for gpu in push.ACCELERATORS:
                 if (usd := prices.cheapest(instances, gpu, 1)) is not None:
                     known[gpu] = (usd, time.time(), "Baseten's list of instances")
