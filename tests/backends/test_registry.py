@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -76,3 +77,21 @@ def test_the_names_cost_no_import() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+SDKS = ("modal", "grpclib", "google.cloud.run", "google.auth", "azure.mgmt.app", "azure.core", "truss", "botocore")
+
+
+@pytest.mark.parametrize("name", ["azure", "baseten", "cerebrium", "cloudrun", "local", "modal", "runpod"])
+def test_a_provider_is_asked_whether_it_is_set_up_without_its_sdk(name: str, tmp_path: Path) -> None:
+    """Listing what one has asks each provider that: it must cost nothing where it is not."""
+    asked = (
+        "import sys\nfrom tuna_nb.backends import registry\n"
+        f"print(registry.get({name!r}).configured())\n"
+        f"print([m for m in sys.modules if m.startswith({SDKS!r})])"
+    )
+    bare = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", asked], env=bare, capture_output=True, text=True, check=True)
+    configured, loaded = done.stdout.splitlines()
+    assert configured == str(name == "local"), "nothing of these is set up in an empty environment"
+    assert loaded == "[]"

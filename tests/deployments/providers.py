@@ -19,7 +19,7 @@ from tuna_nb.backends.base import (
     ServiceRequest,
 )
 from tuna_nb.backends.local.backend import LocalBackend
-from tuna_nb.errors import BackendError, CapacityError
+from tuna_nb.errors import BackendError, CapacityError, RequestError
 
 
 class SoldOut(LocalBackend):
@@ -58,7 +58,7 @@ class Unheard(LocalBackend):
 class Priced(LocalBackend):
     """Sells one GPU on the serverless side at a price that the test sets; tells none where it is None.
 
-    trouble: what its check misses. ready: whether it is set up here at all.
+    trouble: what its check misses. ready: whether it is set up here at all. silent: it can't be asked.
     """
 
     options: ClassVar[dict[str, str]] = {"flavour": "an option of its own"}
@@ -74,6 +74,7 @@ class Priced(LocalBackend):
         trouble: str | None = None,
         ready: bool = True,
         pretends: bool = False,
+        silent: bool = False,
     ) -> None:
         super().__init__()
         self.name = name  # type: ignore[misc]
@@ -83,6 +84,7 @@ class Priced(LocalBackend):
         self._gpu = gpu
         self._trouble = trouble
         self._ready = ready
+        self._silent = silent
 
     def configured(self) -> bool:
         return self._ready
@@ -96,6 +98,10 @@ class Priced(LocalBackend):
         return [Offer(self.name, Kind.SERVERLESS, self._gpu, self._usd, None, 0.0, "the test")]
 
     async def plan(self, request: ServiceRequest) -> Plan:
+        if request.gpu != self._gpu:
+            raise RequestError(f"{self.name} sells no {request.gpu}")
+        if self._silent:
+            raise BackendError(f"{self.name}: 503")
         resource = PlannedResource("a thing", request.name, self._usd and self._usd * request.gpu_count)
         return Plan(request, (resource,), self._usd)
 

@@ -25,12 +25,14 @@ async def chosen(workspace: Workspace, gpu: str = "L4") -> Choice:
 
 
 async def test_the_cheapest_that_sells_the_gpu_is_chosen(workspace: Workspace, market: Market) -> None:
-    market(Priced("b", 0.5), Priced("a", 0.9), Priced("c", 0.1, gpu="H100"), Priced("d", None))
+    silent = Priced("e", 0.1, silent=True)
+    market(Priced("b", 0.5), Priced("a", 0.9), Priced("c", 0.1, gpu="H100"), Priced("d", None), silent)
     choice = await chosen(workspace)
     assert (choice.provider, choice.price_per_hour_usd) == ("b", 0.5)
     assert dict(choice.passed_over) == {
-        "c": "sells no L4",
-        "d": "could not be asked: d could not be asked",
+        "c": "c sells no L4",
+        "d": "its price is not known",
+        "e": "could not be asked: e: 503",
         "a": "$0.900",
     }
     assert (await chosen(workspace, "H100")).provider == "c"
@@ -42,7 +44,7 @@ async def test_one_that_does_not_pass_its_check_is_passed_over(workspace: Worksp
     market(Priced("cheap", 0.1, trouble="no GPUs are granted"), Priced("dear", 0.9))
     choice = await chosen(workspace)
     assert choice.provider == "dear"
-    assert dict(choice.passed_over) == {"cheap": "quota: no GPUs are granted"}
+    assert dict(choice.passed_over) == {"cheap": "quota: no GPUs are granted (ask for more)"}
 
 
 async def test_one_that_is_not_set_up_here_is_not_asked(workspace: Workspace, market: Market) -> None:
@@ -64,10 +66,10 @@ async def test_pretended_gpus_are_chosen_only_where_nothing_real_is_set_up(
 
 
 async def test_nobody_left_is_an_error_with_every_reason(workspace: Workspace, market: Market) -> None:
-    market(Priced("silent", None), Priced("other", 1.0, gpu="H100"), Priced("bare", 1.0, ready=False))
+    market(Priced("silent", 1.0, silent=True), Priced("other", 1.0, gpu="H100"), Priced("bare", 1.0, ready=False))
     with pytest.raises(RequestError) as refused:
         await chosen(workspace)
-    for reason in ("silent: could not be asked", "other: sells no L4", "bare: not set up here"):
+    for reason in ("silent: could not be asked", "other: other sells no L4", "bare: not set up here"):
         assert reason in refused.value.message
     assert "tuna check" in str(refused.value.hint)
 
@@ -77,6 +79,6 @@ async def test_the_plan_says_why(workspace: Workspace, request_of: Make, market:
     request = request_of("x", serverless_provider=None, serverless_only=True, options={})
     made = await plan(workspace, request, "0123456789")
     assert made.request.serverless_provider == "b"
-    assert made.notes[0] == "b is the cheapest that sells it and passes its check: $0.500 per GPU-hour"
+    assert made.notes[0] == "b is the cheapest that sells it and passes its check: $0.500 an hour, all in"
     assert made.notes[1] == "passed over: a: $0.900"
     assert made.to_json()["notes"][:2] == list(made.notes[:2])

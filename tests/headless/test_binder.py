@@ -73,7 +73,7 @@ def test_start_runs_what_it_is_given_with_a_folder_for_tuna(tmp_path: Path) -> N
 def test_post_build_installs_this_checkout_by_the_pins() -> None:
     said = (BINDER / "postBuild").read_text()
     assert "-c constraints.txt" in said
-    for package in ("./router", "'.[lab]'"):
+    for package in ("./router", "'.[lab,all]'"):
         assert package in said
 
 

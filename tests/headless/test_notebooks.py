@@ -76,6 +76,14 @@ def test_the_quickstart_tells_its_story(executed: dict[str, Any]) -> None:
         assert part in said, part
 
 
+def test_the_notebook_of_providers_tells_its_story(executed: dict[str, Any]) -> None:
+    made = executed["02_providers.ipynb"]
+    said = "\n".join(text(made, i) for i, cell in enumerate(made.cells) if cell.cell_type == "code")
+    for part in ("invalid api key", "is the cheapest that sells it", "passed over: azure", "six is running",
+                 "container started", "gone: six"):  # fmt: skip
+        assert part in said, part
+
+
 def test_a_page_made_of_the_executed_quickstart_has_the_tables(executed: dict[str, Any]) -> None:
     from nbconvert import HTMLExporter
 
@@ -90,7 +98,7 @@ def test_nbmake_fails_a_notebook_whose_deploy_fails(home: Terminal, tmp_path: Pa
     lines = (
         "%tuna deploy --model x --gpu L99",
         "%tuna lsit",
-        DEPLOY + " --serverless-only --engine-cmd nothing-there",
+        DEPLOY + " --serverless-only --engine-cmd false",
     )
     paths = [tmp_path / f"failing_{number}.ipynb" for number in range(len(lines))]
     for path, line in zip(paths, lines, strict=True):
@@ -142,10 +150,10 @@ def test_a_live_output_becomes_static_when_its_job_ends(home: Terminal, tmp_path
 
 
 def test_a_failed_live_output_says_why_in_the_saved_file(home: Terminal, tmp_path: Path) -> None:
-    made = notebook("%load_ext tuna_nb", f"{DEPLOY} --wait --serverless-only --engine-cmd nothing-there")
+    made = notebook("%load_ext tuna_nb", f"{DEPLOY} --wait --serverless-only --engine-cmd false")
     execute(made, home.folder, tmp_path, mode="widget", allow_errors=True)
     (shown,) = [o for o in outputs(made, 1) if "data" in o]
-    assert "nothing-there" in shown.data["text/html"]
+    assert "the engine for Qwen/Qwen3-0.6B can" in shown.data["text/html"]
     assert "hint: " in shown.data["text/plain"]
     assert [o.ename for o in outputs(made, 1) if o.output_type == "error"] == ["EngineError"]
 

@@ -13,14 +13,14 @@ from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import RequestError, TunaError
 
 ASK_S: Final = 20.0
-"""A provider that has not told its prices, or not passed its check, by then is passed over."""
+"""A provider that has not told its price, or not passed its check, by then is passed over."""
 
 CHECKS: Final = "`tuna check` shows what each provider needs; or name one with --serverless-provider"
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """price_per_hour_usd: of one GPU, as the provider's offer has it. passed_over: (provider, why)."""
+    """price_per_hour_usd: of one container with all that is billed with its GPUs. passed_over: (provider, why)."""
 
     provider: str
     price_per_hour_usd: float
@@ -30,12 +30,13 @@ class Choice:
     def notes(self) -> tuple[str, ...]:
         """For the plan's reader."""
         why = f"{self.provider} is the cheapest that sells it and passes its check: ${self.price_per_hour_usd:.3f}"
-        return (f"{why} per GPU-hour", *(f"passed over: {name}: {reason}" for name, reason in self.passed_over))
+        return (f"{why} an hour, all in", *(f"passed over: {name}: {reason}" for name, reason in self.passed_over))
 
 
 async def choose(workspace: Workspace, gpu: str, request_for: Callable[[str], ServiceRequest]) -> Choice:
-    """Ask every configured provider's prices at once, then checks from the cheapest on.
+    """Ask every configured provider for its plan at once, then for its check, from the cheapest on.
 
+    By what a container costs with all that is billed with it: a GPU that looks cheapest may come with dear CPUs.
     A provider whose resources are pretended (the local cloud) is chosen only where no other is configured. Ties go
     to the first name in the alphabet. Raises RequestError, with each provider's reason, where nobody is left.
     """
@@ -57,7 +58,7 @@ async def choose(workspace: Workspace, gpu: str, request_for: Callable[[str], Se
     priced: list[tuple[float, str, Backend]] = []
     for (name, backend), found in zip(
         real or pretended,
-        await asyncio.gather(*(_price(backend, gpu) for _, backend in real or pretended)),
+        await asyncio.gather(*(_price(backend, request_for(name)) for name, backend in real or pretended)),
         strict=True,
     ):
         if isinstance(found, str):
@@ -75,17 +76,18 @@ async def choose(workspace: Workspace, gpu: str, request_for: Callable[[str], Se
     raise RequestError(f"no serverless provider can serve {gpu} ({reasons or 'none is installed'})", CHECKS)
 
 
-async def _price(backend: Backend, gpu: str) -> float | str:
-    """The lowest of its offers for one GPU; or why there is none."""
+async def _price(backend: Backend, request: ServiceRequest) -> float | str:
+    """USD per hour of one container, all in; or why there is none."""
     try:
         async with asyncio.timeout(ASK_S):
-            offers = await backend.prices()
+            plan = await backend.plan(request)
     except TimeoutError:
-        return f"no prices within {ASK_S:g} s"
+        return f"no plan within {ASK_S:g} s"
+    except RequestError as e:
+        return e.message
     except TunaError as e:
         return f"could not be asked: {e.message}"
-    fitting = [o.price_per_hour_usd for o in offers if o.kind is Kind.SERVERLESS and o.gpu == gpu]
-    return min(fitting) if fitting else f"sells no {gpu}"
+    return "its price is not known" if plan.price_per_hour_usd is None else plan.price_per_hour_usd
 
 
 async def _trouble(backend: Backend, request: ServiceRequest) -> str | None:
@@ -98,4 +100,6 @@ async def _trouble(backend: Backend, request: ServiceRequest) -> str | None:
     except TunaError as e:
         return e.message
     missing = next((row for row in rows if not row.passed), None)
-    return None if missing is None else f"{missing.name}: {missing.message}"
+    if missing is None:
+        return None
+    return f"{missing.name}: {missing.message}" + (f" ({missing.fix})" if missing.fix else "")
