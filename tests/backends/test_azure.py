@@ -242,9 +242,9 @@ async def test_idle_environments_are_removed_when_asked_and_others_never(case: C
     assert isinstance(case.backend, AzureBackend)
     cloud.environment("empty", tags={"team": "theirs"})
     endpoint = await case.deploy()
-    assert await case.backend.remove_idle_environments() == []
+    assert await case.backend.remove_shared() == []
     await case.backend.destroy(endpoint.ref)
-    assert await case.backend.remove_idle_environments() == [ENVIRONMENT]
+    assert await case.backend.remove_shared() == [ENVIRONMENT]
     assert {"theirs", "empty"} <= set(case.names())
     assert ENVIRONMENT not in case.names()
 

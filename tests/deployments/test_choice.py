@@ -75,8 +75,8 @@ async def test_nobody_left_is_an_error_with_every_reason(workspace: Workspace, m
 
 
 async def test_the_plan_says_why(workspace: Workspace, request_of: Make, market: Market) -> None:
-    market(Priced("b", 0.5, pretends=True), Priced("a", 0.9, pretends=True))
-    request = request_of("x", serverless_provider=None, serverless_only=True, options={})
+    market(Priced("b", 0.5), Priced("a", 0.9))
+    request = request_of("x", serverless_provider=None, serverless_only=True, options={}, engine_cmd="serve")
     made = await plan(workspace, request, "0123456789")
     assert made.request.serverless_provider == "b"
     assert made.notes[0] == "b is the cheapest that sells it and passes its check: $0.500 an hour, all in"

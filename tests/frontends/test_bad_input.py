@@ -43,7 +43,7 @@ def assert_refused(done: Done, code: int, message: str, hint: str) -> None:
         ([*DEPLOY, "--gpu", "abacus"], "unknown GPU 'abacus'", "known: "),
         ([*DEPLOY, "--gpu", ""], "unknown GPU ''", ""),
         ([*DEPLOY, "--serverless-provider", "locl"], "unknown provider 'locl'", "did you mean 'local'?"),
-        ([*DEPLOY, "--spots-cloud", "gcp2"], "unknown provider 'gcp2'", "known: local"),
+        ([*DEPLOY, "--spots-cloud", "gcp2"], "unknown provider 'gcp2'", "known: azure, baseten, cerebrium, cloudrun, local, modal, runpod"),
         ([*DEPLOY, "--model", "a b"], "'a b' is not a model name", "owner/name"),
         ([*DEPLOY, "--model", "../../etc/passwd"], "is not a model name", "owner/name"),
         ([*DEPLOY, "--model", "a/..b"], "is not a model name", "owner/name"),

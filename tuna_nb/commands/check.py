@@ -37,12 +37,19 @@ async def check(options: Namespace, context: Context) -> ProviderChecks:
         except BackendError as e:
             return [Check("package", False, e.message, e.hint)]
 
-    rows = [
-        (name, c) for name, checks in zip(names, await asyncio.gather(*map(of, names)), strict=True) for c in checks
-    ]
+    unused = tuple(name for name in names if options.provider is None and not _set_up(context, name))
+    found = await asyncio.gather(*map(of, names))
+    rows = [(name, row) for name, checks in zip(names, found, strict=True) for row in checks]
     if options.model is not None:
         rows.append((HUB, await _model(options.model)))
-    return ProviderChecks(tuple(rows))
+    return ProviderChecks(tuple(rows), unused)
+
+
+def _set_up(context: Context, name: str) -> bool:
+    try:
+        return context.workspace.backend(name).configured()
+    except BackendError:
+        return True  # that it can't be loaded is a failure
 
 
 async def _model(model: str) -> Check:

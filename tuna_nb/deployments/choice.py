@@ -23,12 +23,14 @@ class Choice:
     """price_per_hour_usd: of one container with all that is billed with its GPUs. passed_over: (provider, why)."""
 
     provider: str
-    price_per_hour_usd: float
+    price_per_hour_usd: float | None
     passed_over: tuple[tuple[str, str], ...]
 
     @property
     def notes(self) -> tuple[str, ...]:
         """For the plan's reader."""
+        if self.price_per_hour_usd is None:
+            return (f"on {self.provider}, since no provider of real GPUs is set up here (`tuna check`)",)
         why = f"{self.provider} is the cheapest that sells it and passes its check: ${self.price_per_hour_usd:.3f}"
         return (f"{why} an hour, all in", *(f"passed over: {name}: {reason}" for name, reason in self.passed_over))
 
@@ -37,12 +39,13 @@ async def choose(workspace: Workspace, gpu: str, request_for: Callable[[str], Se
     """Ask every configured provider for its plan at once, then for its check, from the cheapest on.
 
     By what a container costs with all that is billed with it: a GPU that looks cheapest may come with dear CPUs.
-    A provider whose resources are pretended (the local cloud) is chosen only where no other is configured. Ties go
-    to the first name in the alphabet. Raises RequestError, with each provider's reason, where nobody is left.
+    A provider whose resources are pretended (the local cloud) is taken only where no other is configured, and
+    unasked: its plan says what is wrong. Ties go to the first name in the alphabet. Raises RequestError, with each
+    provider's reason, where nobody is left.
     """
     passed_over: list[tuple[str, str]] = []
     real: list[tuple[str, Backend]] = []
-    pretended: list[tuple[str, Backend]] = []
+    pretended: list[str] = []
     for name in registry.names():
         try:
             backend = workspace.backend(name)
@@ -54,13 +57,15 @@ async def choose(workspace: Workspace, gpu: str, request_for: Callable[[str], Se
         except TunaError as e:
             passed_over.append((name, e.message))
             continue
-        (pretended if backend.pretends else real).append((name, backend))
+        if backend.pretends:
+            pretended.append(name)
+        else:
+            real.append((name, backend))
+    if pretended and not real:
+        return Choice(pretended[0], None, tuple(passed_over))
     priced: list[tuple[float, str, Backend]] = []
-    for (name, backend), found in zip(
-        real or pretended,
-        await asyncio.gather(*(_price(backend, request_for(name)) for name, backend in real or pretended)),
-        strict=True,
-    ):
+    found_prices = await asyncio.gather(*(_price(backend, request_for(name)) for name, backend in real))
+    for (name, backend), found in zip(real, found_prices, strict=True):
         if isinstance(found, str):
             passed_over.append((name, found))
         else:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tuna_nb.backends.base import Engine, ServerlessScaling, SpotScaling
+from tuna_nb.backends.engine import command
 from tuna_nb.catalog import gpus
 from tuna_nb.errors import RequestError
 
@@ -101,6 +102,7 @@ class DeployRequest:
             raise RequestError(f"--engine-args can't be split: {e}", "close the quotes") from None
         if removed := next((w for w in words if w.partition("=")[0] in _REMOVED), None):
             raise RequestError(f"--engine-args: {_REMOVED[removed.partition('=')[0]]}", f"leave {removed} out")
+        command(self.engine)
         if self.image is not None and not _IMAGE.fullmatch(self.image):
             raise RequestError(f"{self.image!r} is not a container image", "for example vllm/vllm-openai:v0.32.0")
         if not _PATH.fullmatch(self.health_path):

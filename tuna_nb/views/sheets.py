@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tuna_nb.backends.base import Check
 from tuna_nb.benchmarks.story import Story
 from tuna_nb.costs.bill import Bill
 from tuna_nb.deployments.checks import ProviderChecks
@@ -186,8 +187,11 @@ def _bill(b: Bill, _now: float) -> Sheet:
 
 
 def _checks(c: ProviderChecks, _now: float) -> Sheet:
-    rows = tuple((p, "ok" if r.passed else "MISSING", r.name, r.message, r.fix or "") for p, r in c.rows)
-    missing = sum(not r.passed for _, r in c.rows)
+    def judged(provider: str, row: Check) -> str:
+        return "ok" if row.passed else "not set up" if provider in c.unused else "MISSING"
+
+    rows = tuple((p, judged(p, r), r.name, r.message, r.fix or "") for p, r in c.rows)
+    missing = sum(judged(p, r) == "MISSING" for p, r in c.rows)
     return Sheet(
         "all that is needed is here" if not missing else f"{missing} missing",
         (),

@@ -304,7 +304,7 @@ class AzureBackend(Backend):
             if usd is not None
         ]
 
-    async def remove_idle_environments(self) -> list[str]:
+    async def remove_shared(self) -> list[str]:
         """Remove Tuna's environments that hold no app; returns their names when a fresh listing lacks them.
 
         Raises BackendError.
