@@ -170,6 +170,9 @@ class Shown:
         made = sheet(self.result)
         return {"text/plain": text.render(made), "text/html": html.render(made)}
 
+    def _repr_html_(self) -> str:
+        return self._repr_mimebundle_()["text/html"]
+
     def __repr__(self) -> str:
         return self._repr_mimebundle_()["text/plain"]
 

@@ -53,8 +53,6 @@ def frame(result: Any) -> pd.DataFrame | None:
         ]
         columns = [f.name for f in fields(DeploymentStatus) if f.name not in ("components", "routing", "step")]
         return _dated(pd.DataFrame(rows, columns=[*columns, "rate_usd_per_hour"]))
-    if isinstance(result, ProviderChecks):
-        return pd.DataFrame([{"provider": p} | plain(c) for p, c in result.rows])
     if isinstance(result, list):
         return _dated(pd.DataFrame([plain(r) for r in result]))
     return None
