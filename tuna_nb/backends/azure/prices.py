@@ -1,7 +1,7 @@
 """What a replica costs: its GPU, its vCPUs and its memory are three lines of Azure's bill.
 
-Live from the Retail Prices API, which asks for no key; else a dated snapshot. The GPU's meters are found by their
-names, which Azure writes nowhere down.
+Live from the Retail Prices API, which asks for no key; else a snapshot that says what it is. The GPU's meters are
+found by their names, which Azure writes nowhere down.
 Source: https://learn.microsoft.com/rest/api/cost-management/retail-prices/azure-retail-prices.
 """
 
@@ -47,9 +47,11 @@ SNAPSHOT: Final = Rates(
     gpus={"T4": 0.26, "A100_80GB": 1.90},
     vcpu=0.000024 * 3600,
     memory_gib=0.000003 * 3600,
-    at=datetime(2026, 3, 1, tzinfo=UTC).timestamp(),
-    source="Azure Container Apps pricing page, US regions, 2026-03",
+    at=datetime(2026, 1, 1, tzinfo=UTC).timestamp(),
+    source="figures of early 2026 for US regions, not checked against Azure's price page",
 )
+"""GPU: as another deployment tool published them, early 2026. vCPU and memory: Azure's long-standing active rates
+per second, from memory. The live list is what counts."""
 
 
 class Prices:

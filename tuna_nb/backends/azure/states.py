@@ -1,7 +1,8 @@
 """What Azure's words about an app, its revisions and replicas mean.
 
 A GPU that is not free shows as a replica that Azure is still assigning (`AssigningReplica`), for hours at times
-(microsoft/azure-container-apps#1579): it waits, and costs nothing.
+(microsoft/azure-container-apps#1579): it waits, and costs nothing. Which field has that word is written nowhere: it
+is looked for in the details, and a replica without any container is taken for one.
 """
 
 from __future__ import annotations

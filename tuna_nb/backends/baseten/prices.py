@@ -28,8 +28,9 @@ _PER_MINUTE: Final[Mapping[str, Mapping[int, float]]] = {
     "B200": {count: 0.16633 * count for count in (1, 2, 4, 8)},
 }
 """USD per minute of the smallest instance with so many GPUs."""
-SNAPSHOT_AT: Final = datetime(2026, 3, 1, tzinfo=UTC).timestamp()
-SNAPSHOT_SOURCE: Final = "Baseten's pricing page, 2026-03"
+SNAPSHOT_AT: Final = datetime(2026, 11, 21, tzinfo=UTC).timestamp()
+"""When the table was collected; when Baseten wrote it is not known."""
+SNAPSHOT_SOURCE: Final = "Baseten's instance type reference, as collected by 2026-11"
 
 
 class Prices:
