@@ -1,22 +1,18 @@
-"""Talking to a provider's REST API: what may be asked again, what an answer means, and in whose words.
+"""Talking to a provider's REST API: what an answer means, and in whose words.
 
-A call that only looks, or that may be repeated, is tried again after 429, 5xx and lost connections: `Retry-After`
-where it is given, else a jittered back-off, a few times within a minute. A call that creates is repeated only
-where the provider certainly did not act; else it ends in `UnclearError`, and the caller looks for what there is.
+Calls are repeated as `patience` has it; one that creates, only where the provider certainly did not act. Else it
+ends in `UnclearError`, and the caller looks for what there is.
 """
 
 from __future__ import annotations
 
-import asyncio
-import email.utils
 import json
-import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from tuna_nb.backends.lifecycle import unbroken
+from tuna_nb.backends.patience import Setback, patiently, retry_after_s
 from tuna_nb.errors import (
     BackendError,
     CapacityError,
@@ -24,17 +20,12 @@ from tuna_nb.errors import (
     CredentialsError,
     NotFoundError,
     TunaError,
-    UnclearError,
 )
 
 if TYPE_CHECKING:
     import httpx
 
 TIMEOUT_S: Final = 30.0
-MOST_TRIES: Final = 5
-LONGEST_WAIT_S: Final = 60.0
-"""All waits of one call together; a provider that asks for more is told to the user instead."""
-_FIRST_WAIT_S: Final = 0.5
 _WORDS: Final = 400
 _NO_ROOM: Final = (
     "capacity",
@@ -90,39 +81,24 @@ class Api:
         what: the thing, as an error names it. creates: the call must not be repeated where it may have worked.
         Raises CredentialsError, NotFoundError, ConflictError, CapacityError, UnclearError, BackendError.
         """
-        import httpx
 
-        waited, tries = 0.0, 0
-        async with self._client() as http:
-            while True:
-                tries += 1
-                wait_s: float | None = None
-                try:
-                    asked = http.request(
+        async def attempt() -> Any:
+            import httpx
+
+            try:
+                async with self._client() as http:
+                    answer = await http.request(
                         method, self.base_url + path, json=body, params=params, headers=dict(self._headers())
                     )
-                    answer = await (unbroken(asked) if creates else asked)
-                except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
-                    error: TunaError = self._lost(what, exc)
-                except httpx.HTTPError as exc:
-                    error = self._lost(what, exc)
-                    if creates:
-                        raise UnclearError(error.message, error.hint) from exc
-                else:
-                    if answer.is_success:
-                        return self._json(answer, what)
-                    error = self._error(answer, what)
-                    if answer.status_code not in (408, 425, 429) and answer.status_code < 500:
-                        raise error
-                    if creates and answer.status_code not in (429, 503):
-                        raise UnclearError(error.message, error.hint)
-                    wait_s = _asked_wait_s(answer)
-                if wait_s is None:
-                    wait_s = _FIRST_WAIT_S * self._pace * 2 ** (tries - 1) * random.uniform(0.5, 1.5)
-                waited += wait_s
-                if tries >= MOST_TRIES or waited > LONGEST_WAIT_S:
-                    raise error
-                await asyncio.sleep(wait_s)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
+                raise Setback(self._lost(what, exc), passes=True, acted=False) from exc
+            except httpx.HTTPError as exc:
+                raise Setback(self._lost(what, exc), passes=True) from exc
+            if answer.is_success:
+                return self._json(answer, what)
+            raise Setback.of_status(self._error(answer, what), answer.status_code, _asked_wait_s(answer))
+
+        return await patiently(attempt, creates=creates, pace=self._pace)
 
     @asynccontextmanager
     async def events(
@@ -211,20 +187,6 @@ def words(text: str) -> str:
         if isinstance(details, list):
             found = ": ".join(filter(None, (found, "; ".join(str(item) for item in details))))
     return " ".join((found or text).split())[:_WORDS]
-
-
-def retry_after_s(value: str | None, now: float) -> float | None:
-    """Seconds that a `Retry-After` header asks to wait, given as seconds or as a date; None without one."""
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
-    except ValueError:
-        return None
 
 
 def _asked_wait_s(answer: httpx.Response) -> float | None:

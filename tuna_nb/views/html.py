@@ -22,6 +22,7 @@ _SIGN = {"good": "✔", "bad": "✖", "busy": "…", "plain": ""}
 _FONT = "font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:13px;line-height:1.5"
 _QUIET = "opacity:.75"
 _LINE = "rgba(128,128,128,.35)"
+_WORD = 12
 _CELL = f"text-align:left;padding:2px 12px 2px 0;border-bottom:1px solid {_LINE};vertical-align:top"
 
 
@@ -34,16 +35,19 @@ def render(sheet: Sheet) -> str:
     ]
     if sheet.columns:
         head = "".join(f'<th scope="col" style="{_CELL};{_QUIET}">{escape(c)}</th>' for c in sheet.columns)
-        body = "".join(
-            "<tr>" + "".join(f'<td style="{_CELL};overflow-wrap:anywhere">{escape(c)}</td>' for c in row) + "</tr>"
-            for row in sheet.rows
-        )
+        body = "".join("<tr>" + "".join(_cell(c) for c in row) + "</tr>" for row in sheet.rows)
         parts.append(
             f'<table style="border-collapse:collapse;margin:6px 0;color:inherit"><thead><tr>{head}</tr></thead>'
             f"<tbody>{body}</tbody></table>"
         )
     parts += [f'<div style="{_QUIET}">{escape(note)}</div>' for note in sheet.notes]
     return "".join(parts) + "</div>"
+
+
+def _cell(text: str) -> str:
+    """A short word stays whole; anything longer may be broken, so that a narrow page has no bar to push."""
+    wrap = "white-space:nowrap" if len(text) <= _WORD else "overflow-wrap:anywhere"
+    return f'<td style="{_CELL};{wrap}">{escape(text)}</td>'
 
 
 def facts(pairs: tuple[tuple[str, str], ...]) -> str:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 
-from tuna_nb.backends.lifecycle import unbroken
-from tuna_nb.backends.rest import LONGEST_WAIT_S, MOST_TRIES, retry_after_s, words
+from tuna_nb.backends.patience import Setback, patiently, retry_after_s
+from tuna_nb.backends.rest import words
 from tuna_nb.errors import (
     BackendError,
     CapacityError,
@@ -23,14 +22,12 @@ from tuna_nb.errors import (
     CredentialsError,
     NotFoundError,
     TunaError,
-    UnclearError,
 )
 
 T = TypeVar("T")
 
 SIGN_IN: Final = "az login"
 UNREGISTERED: Final = "MissingSubscriptionRegistration"
-_FIRST_WAIT_S: Final = 0.5
 _TIMEOUT_S: Final = 60.0
 _GONE: Final = ("ResourceNotFound", "ResourceGroupNotFound", "NotFound")
 """ARM's codes for a thing that is not there; any other 404 (a subscription, a proxy) says nothing of it."""
@@ -66,24 +63,11 @@ class Arm:
         what: the thing, as an error names it. creates: it must not be repeated where it may have worked.
         Raises CredentialsError, NotFoundError, ConflictError, CapacityError, UnclearError, BackendError.
         """
-        waited, tries = 0.0, 0
-        while True:
-            tries += 1
-            try:
-                asked = asyncio.to_thread(self._do, subscription, what, do)
-                return await (unbroken(asked) if creates else asked)
-            except _RefusedError as refused:
-                error, wait_s = refused.error, refused.retry_after_s
-                if not refused.passing:
-                    raise error from refused
-                if creates and refused.acted:
-                    raise UnclearError(error.message, error.hint) from refused
-            if wait_s is None:
-                wait_s = _FIRST_WAIT_S * self._pace * 2 ** (tries - 1) * random.uniform(0.5, 1.5)
-            waited += wait_s
-            if tries >= MOST_TRIES or waited > LONGEST_WAIT_S:
-                raise error
-            await asyncio.sleep(wait_s)
+
+        def attempt() -> Awaitable[T]:
+            return asyncio.to_thread(self._do, subscription, what, do)
+
+        return await patiently(attempt, creates=creates, pace=self._pace)
 
     async def get(self, subscription: str, what: str, path: str) -> Any:
         """The JSON at a path of ARM's own, or at an absolute URL that ARM gave."""
@@ -123,17 +107,6 @@ class Arm:
         return self._clients[subscription]
 
 
-class _RefusedError(Exception):
-    """passing: it may work a moment later. acted: Azure may have done it all the same."""
-
-    def __init__(self, error: TunaError, *, passing: bool, acted: bool, retry_after_s: float | None = None) -> None:
-        super().__init__(error.message)
-        self.error = error
-        self.passing = passing
-        self.acted = acted
-        self.retry_after_s = retry_after_s
-
-
 def _no_registration() -> Any:
     from azure.core.exceptions import HttpResponseError
     from azure.core.pipeline.policies import SansIOHTTPPolicy
@@ -151,29 +124,27 @@ def _no_registration() -> Any:
     return NoRegistration()
 
 
-def _refused(exc: Any, what: str) -> _RefusedError:
+def _refused(exc: Any, what: str) -> Setback:
     """An error of the SDK's as ours."""
     from azure.core import exceptions as sdk
 
     answer = getattr(exc, "response", None)
     if isinstance(exc, sdk.ServiceRequestError):
-        return _RefusedError(_lost(exc, what), passing=True, acted=False)
+        return Setback(_lost(exc, what), passes=True, acted=False)
     if isinstance(exc, (sdk.ServiceResponseError, sdk.DecodeError)):
         # A body that was cut off or is no JSON: what was asked may have been done.
-        return _RefusedError(_lost(exc, what), passing=True, acted=True)
+        return Setback(_lost(exc, what), passes=True, acted=True)
     if answer is None:
         first = str(exc.message).strip().splitlines()[0] if str(exc.message).strip() else type(exc).__name__
         if isinstance(exc, sdk.ClientAuthenticationError):
             error: TunaError = CredentialsError(f"azure: {what}: {first}", SIGN_IN)
         else:
             error = BackendError(f"azure: {what}: {first}", "try again")
-        return _RefusedError(error, passing=False, acted=True)
+        return Setback(error, passes=False, acted=True)
     status = int(answer.status_code)
     code, said = _code(answer), _words(answer, exc)
     error = _error(status, code, f"azure: {what}: {said} ({status})")
-    passing = status in (408, 425, 429) or status >= 500
-    wait_s = retry_after_s(answer.headers.get("retry-after"), time.time())
-    return _RefusedError(error, passing=passing, acted=status not in (429, 503), retry_after_s=wait_s)
+    return Setback.of_status(error, status, retry_after_s(answer.headers.get("retry-after"), time.time()))
 
 
 def _error(status: int, code: str, said: str) -> TunaError:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -15,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 from tuna_nb.backends.cloudrun.identity import SCOPES
-from tuna_nb.backends.lifecycle import unbroken
-from tuna_nb.backends.rest import LONGEST_WAIT_S, MOST_TRIES, Api, retry_after_s
+from tuna_nb.backends.patience import Setback, patiently, retry_after_s
+from tuna_nb.backends.rest import Api
 from tuna_nb.errors import (
     BackendError,
     CapacityError,
@@ -24,7 +23,6 @@ from tuna_nb.errors import (
     CredentialsError,
     NotFoundError,
     TunaError,
-    UnclearError,
 )
 
 T = TypeVar("T")
@@ -32,7 +30,6 @@ T = TypeVar("T")
 SIGN_IN: Final = "gcloud auth application-default login"
 ENABLE: Final = "gcloud services enable run.googleapis.com"
 _OTHER: Final = "choose another region, GPU or --serverless-provider, or ask Google for quota"
-_FIRST_WAIT_S: Final = 0.5
 _FILE: Final = "GOOGLE_APPLICATION_CREDENTIALS"
 
 
@@ -76,35 +73,26 @@ class Calls:
         from requests.exceptions import RequestException
 
         credentials, _ = await self.credentials()
-        waited, tries = 0.0, 0
-        while True:
-            tries += 1
-            wait_s: float | None = None
+
+        async def attempt() -> T:
             try:
-                asked = self.threaded(self._call, credentials, call)
-                return await (unbroken(asked) if creates else asked)
+                return await self.threaded(self._call, credentials, call)
             except GoogleAPICallError as exc:
                 error, status = said(exc, what), int(exc.code or 500)
-                if isinstance(error, CapacityError) or (status not in (408, 425, 429) and status < 500):
+                if isinstance(error, CapacityError):
                     raise error from None
-                if creates and status not in (429, 503):
-                    raise UnclearError(error.message, error.hint) from None
-                if exc.response is not None:
-                    wait_s = retry_after_s(exc.response.headers.get("retry-after"), time.time())
+                asked = exc.response.headers.get("retry-after") if exc.response is not None else None
+                raise Setback.of_status(error, status, retry_after_s(asked, time.time())) from exc
             except TransportError as exc:
-                error = BackendError(f"cloudrun: no token: {_first(str(exc))}", "is Google reachable from here?")
+                lost = BackendError(f"cloudrun: no token: {_first(str(exc))}", "is Google reachable from here?")
+                raise Setback(lost, passes=True, acted=False) from exc
             except GoogleAuthError as exc:
                 raise CredentialsError(f"cloudrun: {what}: {_first(str(exc))}", SIGN_IN) from None
             except RequestException as exc:
-                error = BackendError(f"cloudrun: {what}: {_first(str(exc))}", "is Google reachable from here?")
-                if creates:
-                    raise UnclearError(error.message, error.hint) from None
-            if wait_s is None:
-                wait_s = _FIRST_WAIT_S * self._pace * 2 ** (tries - 1) * random.uniform(0.5, 1.5)
-            waited += wait_s
-            if tries >= MOST_TRIES or waited > LONGEST_WAIT_S:
-                raise error
-            await asyncio.sleep(wait_s)
+                lost = BackendError(f"cloudrun: {what}: {_first(str(exc))}", "is Google reachable from here?")
+                raise Setback(lost, passes=True) from exc
+
+        return await patiently(attempt, creates=creates, pace=self._pace)
 
     async def rest(
         self,
