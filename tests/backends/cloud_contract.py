@@ -26,7 +26,8 @@ SECRET = "hf_never-to-be-seen"
 
 @dataclass
 class CloudCase(Case):
-    """fresh: another adapter for the same provider, as after a crash; of keys that it refuses, where asked.
+    """fresh: another adapter for the same provider, as after a crash. hasty: one that waits for half a second for
+    an answer, at most. refused: one whose key the provider does not take.
 
     create, listing: how the fake names the call that creates, and the one that lists. names: of everything at the
     provider, others' resources included; sent: everything that the provider was sent so far, as text.
@@ -34,6 +35,7 @@ class CloudCase(Case):
 
     cloud: FakeCloud = field(kw_only=True)
     fresh: Callable[[], Backend] = field(kw_only=True)
+    hasty: Callable[[], Backend] = field(kw_only=True)
     refused: Callable[[], Backend] = field(kw_only=True)
     create: str = field(kw_only=True)
     listing: str = field(kw_only=True)
@@ -80,6 +82,17 @@ class CloudContract(BackendContract):
             case.fresh().status(case.ref),
         ):
             await case.raises(BackendError, call)
+        case.cloud.faults.clear()
+        assert len(await case.backend.list_owned()) == 1
+
+    async def test_a_provider_that_does_not_answer_is_an_error_in_time(self, case: CloudCase) -> None:
+        await case.deploy()
+        backend = case.hasty()
+        case.cloud.faults.order(Fault(hangs=True), times=10**6)
+        began = time.monotonic()
+        await case.raises(BackendError, backend.list_owned())
+        await case.raises(BackendError, backend.status(case.ref))
+        assert time.monotonic() - began < 60
         case.cloud.faults.clear()
         assert len(await case.backend.list_owned()) == 1
 

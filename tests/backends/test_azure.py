@@ -87,6 +87,7 @@ def case(cloud: FakeAzure, monkeypatch: pytest.MonkeyPatch) -> CloudCase:
         REQUEST,
         cloud=cloud,
         fresh=lambda: backend(cloud),
+        hasty=lambda: backend(cloud, timeout_s=0.5),
         refused=lambda: backend(cloud, "revoked"),
         create=f"PUT {ONE}",
         listing=f"GET {APPS}",

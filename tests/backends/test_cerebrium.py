@@ -60,6 +60,7 @@ def case(cloud: FakeCerebrium, monkeypatch: pytest.MonkeyPatch) -> CloudCase:
         REQUEST,
         cloud=cloud,
         fresh=lambda: CerebriumBackend(cloud.url, cloud.url, pace=PACE),
+        hasty=lambda: CerebriumBackend(cloud.url, cloud.url, timeout_s=0.5, pace=PACE),
         refused=lambda: WrongKey(cloud.url, cloud.url, pace=PACE),
         create=f"POST /v2/projects/{PROJECT}/apps",
         listing=f"GET /v2/projects/{PROJECT}/apps",

@@ -82,6 +82,7 @@ def case(cloud: FakeCloudRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         REQUEST,
         cloud=cloud,
         fresh=lambda: backend(cloud.url),
+        hasty=lambda: CloudRunBackend(cloud.url, timeout_s=0.5, pace=0.01),
         refused=Revoked,
         create=f"POST /v2/projects/{PROJECT}/locations/{REGION}/services",
         listing=f"GET /v2/projects/{PROJECT}/locations",

@@ -45,6 +45,12 @@ class Quick(ModalBackend):
         super().__init__(pace=0.05)
 
 
+class Hasty(Quick):
+    """Which waits for no answer for long."""
+
+    call_s = 0.5
+
+
 class WrongToken(Quick):
     """As with a token that was revoked."""
 
@@ -76,6 +82,7 @@ def case(cloud: FakeModal) -> CloudCase:
         REQUEST,
         cloud=cloud,
         fresh=Quick,
+        hasty=Hasty,
         refused=WrongToken,
         create="AppPublish",
         listing="AppList",

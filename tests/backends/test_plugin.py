@@ -53,6 +53,7 @@ def case(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CloudCase
             REQUEST,
             cloud=cloud,
             fresh=lambda: made(cloud.url, pace=0.05),
+            hasty=lambda: made(cloud.url, timeout_s=0.5, pace=0.05),
             refused=lambda: refused(cloud.url, pace=0.05),
             create="POST /services",
             listing="GET /services",

@@ -50,6 +50,7 @@ def case(cloud: FakeRunpod, monkeypatch: pytest.MonkeyPatch) -> CloudCase:
         REQUEST,
         cloud=cloud,
         fresh=lambda: RunpodBackend(cloud.url, pace=0.05),
+        hasty=lambda: RunpodBackend(cloud.url, timeout_s=0.5, pace=0.05),
         refused=lambda: WrongKey(cloud.url, pace=0.05),
         create="POST /v2/serverless",
         listing="GET /v2/serverless",

@@ -49,7 +49,8 @@ class FakeCloud:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
     def routes(self) -> list[BaseRoute]:
-        raise NotImplementedError
+        """Of its API."""
+        return []
 
     async def open(self) -> None:
         """Begin to listen; sets `url`."""

@@ -42,7 +42,7 @@ from tuna_nb.backends.base import (
 from tuna_nb.backends.lifecycle import create_once, until_gone
 from tuna_nb.backends.names import deployment_of
 from tuna_nb.backends.options import known, whole
-from tuna_nb.backends.rest import Api
+from tuna_nb.backends.rest import TIMEOUT_S, Api
 from tuna_nb.backends.tailing import merged, until_quiet
 from tuna_nb.errors import BackendError, CredentialsError, NotFoundError, RequestError, did_you_mean
 
@@ -105,9 +105,9 @@ class RunpodBackend(Backend):
     # A request waits two minutes for a worker, and may take five and a half in all.
     door: ClassVar[Door] = Door(first_byte_s=130, answer_s=330)
 
-    def __init__(self, url: str | None = None, *, pace: float = 1.0) -> None:
+    def __init__(self, url: str | None = None, *, timeout_s: float = TIMEOUT_S, pace: float = 1.0) -> None:
         base = url or os.environ.get("RUNPOD_REST_URL") or URL
-        self._api = Api("runpod", base, lambda: {"Authorization": f"Bearer {self._key()}"}, _SIGN_IN, pace=pace)
+        self._api = Api("runpod", base, self._headers, _SIGN_IN, timeout_s=timeout_s, pace=pace)
         self._pace = pace
         self._starts: dict[str, set[str]] = {}
         """When each worker was seen to start: one that starts again and again is crash-looping."""
@@ -258,6 +258,9 @@ class RunpodBackend(Backend):
         ]
 
     # Its own parts
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._key()}"}
 
     def _key(self) -> str:
         key = os.environ.get(KEY, "").strip()

@@ -34,7 +34,7 @@ from tuna_nb.backends.base import (
 from tuna_nb.backends.lifecycle import create_once, until_gone
 from tuna_nb.backends.names import deployment_of
 from tuna_nb.backends.options import known, whole
-from tuna_nb.backends.rest import Api
+from tuna_nb.backends.rest import TIMEOUT_S, Api
 from tuna_nb.errors import CredentialsError, NotFoundError, RequestError, did_you_mean
 
 PRICES = {"L4": 0.5, "H100": 3.0}
@@ -50,9 +50,9 @@ class AcmeBackend(Backend):
     kinds: ClassVar[frozenset[Kind]] = frozenset({Kind.SERVERLESS})
     options: ClassVar[Mapping[str, str]] = {"acme_tier": "1 to 3, how soon a container starts (default 1)"}
 
-    def __init__(self, url: str | None = None, *, pace: float = 1.0) -> None:
+    def __init__(self, url: str | None = None, *, timeout_s: float = TIMEOUT_S, pace: float = 1.0) -> None:
         base = url or os.environ.get("ACME_URL", "https://api.acme.example")
-        self._api = Api("acme", base, lambda: {"Authorization": f"Bearer {self._key()}"}, SIGN_IN, pace=pace)
+        self._api = Api("acme", base, self._headers, SIGN_IN, timeout_s=timeout_s, pace=pace)
         self._pace = pace
 
     def configured(self) -> bool:
@@ -142,6 +142,9 @@ class AcmeBackend(Backend):
             Offer(self.name, Kind.SERVERLESS, gpu, usd, None, PRICED_AT, "Acme's price list")
             for gpu, usd in PRICES.items()
         ]
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._key()}"}
 
     def _key(self) -> str:
         key = os.environ.get("ACME_KEY")

@@ -33,7 +33,7 @@ from tuna_nb.backends.cerebrium import app as apps
 from tuna_nb.backends.cerebrium.key import ends_at, project_of
 from tuna_nb.backends.lifecycle import create_once, until_gone
 from tuna_nb.backends.names import deployment_of
-from tuna_nb.backends.rest import Api, words
+from tuna_nb.backends.rest import TIMEOUT_S, Api, words
 from tuna_nb.errors import BackendError, CredentialsError, NotFoundError, RequestError
 from tuna_nb.secrets import hugging_face_token
 
@@ -68,9 +68,11 @@ class CerebriumBackend(Backend):
     # A request is held while a container starts, and cut after its response grace period: an hour at the most.
     door: ClassVar[Door] = Door(first_byte_s=900, answer_s=3600)
 
-    def __init__(self, url: str | None = None, endpoints: str = ENDPOINTS, *, pace: float = 1.0) -> None:
+    def __init__(
+        self, url: str | None = None, endpoints: str = ENDPOINTS, *, timeout_s: float = TIMEOUT_S, pace: float = 1.0
+    ) -> None:
         base = url or os.environ.get("CEREBRIUM_REST_URL") or URL
-        self._api = Api("cerebrium", base, lambda: {"Authorization": f"Bearer {self._key()}"}, _SIGN_IN, pace=pace)
+        self._api = Api("cerebrium", base, self._headers, _SIGN_IN, timeout_s=timeout_s, pace=pace)
         self._endpoints = endpoints
         self._pace = pace
         self._urls: dict[str, str] = {}
@@ -219,6 +221,9 @@ class CerebriumBackend(Backend):
         ]
 
     # Its own parts
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._key()}"}
 
     def _key(self) -> str:
         key = next((found for name in KEYS if (found := os.environ.get(name, "").strip())), "")
