@@ -118,3 +118,19 @@ async def test_what_the_provider_refuses_is_said_and_leaves_nothing(
     assert "can't start" in refused.value.message or "no-such-flag" in refused.value.message
     assert account.names() == others
     assert workspace.store.deployment("h").state == "failed"
+
+
+async def test_tokens_that_expire_are_renewed_by_the_process_beside_the_router(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, request_of: Make
+) -> None:
+    """Cloud Run's identity tokens, minted anew with the credentials of whoever deployed."""
+    monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
+    with ACCOUNTS["cloudrun"](monkeypatch.setenv) as account:
+        account.backend.poll_s = 0.1  # type: ignore[misc]
+        workspace._backends["cloudrun"] = account.backend
+        await deploy(workspace, request_of("h", serverless_provider="cloudrun"), until_spot=False)
+        log = workspace.settings.data_dir / "routers" / workspace.store.deployment("h").id / "renewal.log"
+        await until(lambda: log.exists() and "serverless: renewed" in log.read_text())
+        assert await ask(workspace, "h")
+        assert "Bearer" not in log.read_text()
+        await destroy(workspace, "h")

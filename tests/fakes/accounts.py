@@ -78,7 +78,8 @@ def cloudrun(setenv: SetEnv) -> Iterator[Account]:
         setenv("CLOUDSDK_CONFIG", folder)
         setenv("NO_GCE_CHECK", "true")
         setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))
-        yield Account(CloudRunBackend(cloud.url, timeout_s=20, pace=0.01), cloud, "L4", lambda: cloud.names)
+        setenv("TUNA_GOOGLE_URL", cloud.url)
+        yield Account(CloudRunBackend(timeout_s=20, pace=0.01), cloud, "L4", lambda: cloud.names)
 
 
 @contextmanager
@@ -88,7 +89,8 @@ def cerebrium(setenv: SetEnv) -> Iterator[Account]:
 
     with FakeCerebrium() as cloud:
         setenv(KEYS[0], KEY)
-        yield Account(CerebriumBackend(cloud.url, cloud.url, pace=0.01), cloud, "L4", lambda: cloud.names)
+        setenv("CEREBRIUM_REST_URL", cloud.url)
+        yield Account(CerebriumBackend(endpoints=cloud.url, pace=0.01), cloud, "L4", lambda: cloud.names)
 
 
 @contextmanager

@@ -48,7 +48,10 @@ _TAIL: Final = 4
 
 
 class CloudRunBackend(Backend):
-    """Cloud Run's services. url: of all Google's APIs, for a test. timeout_s: of a call. pace: of its waits."""
+    """Cloud Run's services.
+
+    url: of all Google's APIs, by default TUNA_GOOGLE_URL or Google's own. timeout_s: of a call. pace: of its waits.
+    """
 
     name: ClassVar[str] = "cloudrun"
     kinds: ClassVar[frozenset[Kind]] = frozenset({Kind.SERVERLESS})
@@ -57,7 +60,7 @@ class CloudRunBackend(Backend):
     door: ClassVar[Door] = Door(first_byte_s=300, answer_s=3600)
 
     def __init__(self, url: str | None = None, *, timeout_s: float = 30.0, pace: float = 1.0) -> None:
-        self._calls = Calls(url, timeout_s=timeout_s, pace=pace)
+        self._calls = Calls(url or os.environ.get("TUNA_GOOGLE_URL"), timeout_s=timeout_s, pace=pace)
         self._pace = pace
         self._woken: dict[str, float] = {}
         self._seen: dict[str, float] = {}
