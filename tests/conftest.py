@@ -18,6 +18,23 @@ REQUIRED = frozenset(os.environ.get("TUNA_TEST_REQUIRE", "").split())
 """Marks whose tests may not be skipped: where this is set, a skip is a failure."""
 
 
+ACCOUNTS = ("AZURE_", "BASETEN_", "CEREBRIUM_", "CLOUDRUN_", "CLOUDSDK_", "GOOGLE_", "MODAL_", "RUNPOD_")
+"""Beginnings of the variables by which providers know their users."""
+SIGNED_IN = ("AZURE_CONFIG_DIR", "CLOUDSDK_CONFIG", "HF_TOKEN_PATH", "MODAL_CONFIG_PATH")
+"""Where providers' own tools keep what they know of the user."""
+
+
+def pytest_configure() -> None:
+    """No test meets a real account, in whichever process: a deploy without a provider's name takes the cheapest."""
+    for name in [name for name in os.environ if name.startswith(ACCOUNTS)]:
+        del os.environ[name]
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        os.environ.pop(name, None)
+    for name in SIGNED_IN:
+        os.environ[name] = "/nonexistent/nobody"
+    os.environ["NO_GCE_CHECK"] = "true"
+
+
 @pytest.fixture(autouse=True)
 def own_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test has a data folder of its own, also in the processes that it starts."""

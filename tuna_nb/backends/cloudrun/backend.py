@@ -71,9 +71,12 @@ class CloudRunBackend(Backend):
             return False
         config = os.environ.get("CLOUDSDK_CONFIG") or Path("~/.config/gcloud").expanduser()
         files = (os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"), f"{config}/application_default_credentials.json")
-        machine = Path("/sys/class/dmi/id/product_name")  # "Google Compute Engine": its metadata server signs in
+        # On a machine of Google's its metadata server signs in; that Cloud Run is meant, the project says.
+        machine = Path("/sys/class/dmi/id/product_name")
         return any(file and Path(file).is_file() for file in files) or (
-            machine.is_file() and "Google" in machine.read_text(errors="replace")
+            bool(os.environ.get("GOOGLE_CLOUD_PROJECT"))
+            and machine.is_file()
+            and "Google" in machine.read_text(errors="replace")
         )
 
     async def check(self, request: ServiceRequest | None = None) -> list[Check]:
