@@ -7,7 +7,7 @@ uploads, reads `~/.trussrc`, `~/.aws` and the keyring, asks PyPI for a newer tru
 
 The process gets a home that is empty and goes away with it; the key reaches it as an environment variable only.
 
-Source: https://docs.baseten.co/reference/cli/truss/push, and truss 0.18.
+Source: https://docs.baseten.co/reference/cli/truss/overview, and truss 0.18.35 itself.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from tuna_nb.errors import (
 # truss.cli.cli can't be run as a module, and the script `truss` need not be on the PATH of a notebook.
 _RUN: Final = "import sys; from truss.cli.cli import truss_cli; sys.exit(truss_cli(prog_name='truss'))"
 _MOST_S: Final = 600.0
-"""For a whole push. Each of truss's own questions may take two minutes."""
+"""For a whole push, where each question of truss may take two minutes."""
 _GRACE_S: Final = 30.0
 """For a push that is cancelled: as long as any other call that creates gets."""
 _KILL_S: Final = 5.0
