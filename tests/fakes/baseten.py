@@ -1,12 +1,13 @@
-"""Baseten: the management API v1 with the push that its documents describe, Amazon's S3 with real signatures, the
-console's GraphQL for prices, and the inference host, all on one port."""
+"""Baseten: the management API v1, the console's GraphQL as far as truss's push and our prices ask it, Amazon's S3
+with real signatures, and the inference host, all on one port."""
 
 from __future__ import annotations
 
-import gzip
+import base64
 import hashlib
 import hmac
 import io
+import json
 import re
 import shlex
 import tarfile
@@ -25,20 +26,42 @@ from tests.fakes.platform import Service
 
 KEY = "the-test's-baseten-key"
 CREDS = {"aws_access_key_id": "ASIATEST", "aws_secret_access_key": "s3cr3t", "aws_session_token": "lent-token"}
-BUCKET, REGION = "baseten-user-models-test", "us-west-2"
+BUCKET, REGION = "baseten-user-models-test", "us-east-1"
 PAGE = 3
 
-DEPLOYMENT = {
-    "config": dict,
-    "raw_config": str,
-    "user_env": dict,
+TEAM = {"id": "team1", "name": "team", "default": True}
+PUSHED = {
+    "s3_key": str,
+    "config": str,
+    "semver_bump": str,
+    "truss_user_env": str,
     "environment_name": str,
-    "preserve_env_instance_type": bool,
     "deploy_timeout_minutes": int,
-    "deployment_name": str,
-    "labels": dict,
-    "is_development": bool,
+    "user_deploy_metadata": str,
+    "raw_config": str,
 }
+FIELDS: dict[str, dict[str, type]] = {
+    "teams": {},
+    "models": {"all": bool, "team_id": str},
+    "truss_validation": {"truss_user_env": str, "config": str},
+    "model_s3_upload_credentials": {},
+    "listed_instances": {},
+    "create_model_from_truss": {
+        **PUSHED,
+        "name": str,
+        "allow_truss_download": bool,
+        "version_name": str,
+        "team_id": str,
+    },
+    "create_model_version_from_truss": {
+        **PUSHED,
+        "model_id": str,
+        "name": str,
+        "scale_down_old_production": bool,
+        "preserve_env_instance_type": bool,
+    },
+}
+"""Of GraphQL, with their arguments."""
 SETTINGS = {
     "min_replica": (0, 1000),
     "max_replica": (1, 1000),
@@ -84,6 +107,11 @@ class FakeBaseten(FakeCloud):
         self._models["theirs00"] = theirs
 
     @property
+    def labels(self) -> dict[str, dict[str, str]]:
+        """Of each model's newest deployment, by the model's name."""
+        return {model["name"]: model["labels"] for model in self._models.values() if "labels" in model}
+
+    @property
     def names(self) -> list[str]:
         """Of all models of the workspace, ours and others'."""
         return [model["name"] for model in self._models.values()]
@@ -95,8 +123,6 @@ class FakeBaseten(FakeCloud):
         one = "/v1/models/{model}"
         table = [
             ("GET", "/v1/models", self._list),
-            ("POST", "/v1/models", self._create),
-            ("POST", "/v1/prepare_model_upload", self._prepare),
             ("GET", one, self._get),
             ("DELETE", one, self._delete),
             ("GET", f"{one}/deployments", self._deployments),
@@ -104,7 +130,7 @@ class FakeBaseten(FakeCloud):
             ("PATCH", f"{one}/environments/{{environment}}", self._patch),
             ("GET", "/v1/secrets", self._list_secrets),
             ("POST", "/v1/secrets", self._put_secret),
-            ("POST", "/graphql/", self._graphql),
+            ("POST", "/graphql/{field}", self._graphql),
             ("POST", "/inference/{model}/environments/production/wake", self._wake),
         ]
         made: list[BaseRoute] = [Route(p, self._guarded(handler), methods=[m]) for m, p, handler in table]
@@ -138,16 +164,6 @@ class FakeBaseten(FakeCloud):
     async def _get(self, request: Request) -> Response:
         return JSONResponse(self._shown(self._model(request)))
 
-    async def _prepare(self, request: Request) -> Response:
-        body = await self._body(request)
-        known(body, {"name": str, "deployment": dict, "model_id": str, "team_id": str, "dry_run": bool})
-        if ("name" in body) == ("model_id" in body):
-            raise Error(400, "Exactly one of name or model_id is required")
-        self._checked(body["deployment"])
-        self._number += 1
-        key = f"organizations/o/models/{self._number}/model.tgz"
-        return JSONResponse({"creds": CREDS, "s3_bucket": BUCKET, "s3_key": key, "s3_region": REGION})
-
     async def _s3(self, request: Request) -> Response:
         body = await request.body()
         wrong = signature_is_wrong(request, body)
@@ -156,47 +172,51 @@ class FakeBaseten(FakeCloud):
         self._objects[request.path_params["key"]] = body
         return Response(status_code=200)
 
-    async def _create(self, request: Request) -> Response:
-        body = await self._body(request)
-        known(body, {"source": dict})
-        source = body["source"]
-        fields = {"kind": str, "name": str, "deployment": dict, "s3_key": str, "disable_archive_download": bool}
-        known(source, fields)
-        if source.get("kind") != "model_archive":
-            raise Error(400, "source.kind is unknown")
-        self._checked(source["deployment"])
-        archive = self._objects.get(source["s3_key"])
+    async def _push(self, arguments: dict[str, Any], model: dict[str, Any] | None) -> dict[str, Any]:
+        """A new model, or a new deployment of one that is there."""
+        config = self._checked(arguments["config"])
+        if not 10 <= arguments.get("deploy_timeout_minutes", 10) <= 1440:
+            raise Error(200, "deploy_timeout_minutes must be 10 to 1440")
+        archive = self._objects.get(arguments["s3_key"])
         if archive is None:
-            raise Error(400, "the archive was not uploaded")
-        with tarfile.open(fileobj=io.BytesIO(gzip.decompress(archive))) as tar:
-            told = yaml.safe_load(tar.extractfile("config.yaml").read())  # type: ignore[union-attr]
+            raise Error(200, "the archive was not uploaded")
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            held = [member.name.removeprefix("./") for member in tar.getmembers() if member.isfile()]
+            if held != ["config.yaml"]:
+                raise Error(200, f"the archive holds {held}")
+            raw = tar.extractfile("config.yaml").read()  # type: ignore[union-attr]
+        told = yaml.safe_load(raw)
         self.bodies.append(told)
-        config = source["deployment"]["config"]
+        if raw != base64.b64decode(arguments["raw_config"]):
+            raise Error(200, "the archive's config is not the one that was sent")
         if told["docker_server"]["start_command"] != config["docker_server"]["start_command"]:
-            raise Error(400, "the archive's config is not the deployment's")
-        self._number += 1
-        made = {
-            "id": f"m{self._number:07d}",
-            "name": source["name"],
-            "created_at": now(),
-            "began": time.time(),
-            "config": config,
-            "environment": source["deployment"].get("environment_name"),
-            "settings": {"min_replica": 0, "max_replica": 1, "concurrency_target": 1, "scale_down_delay": 900},
-        }
-        self._models[made["id"]] = made
-        argv, env = self._command(config)
+            raise Error(200, "the archive's config is not the deployment's")
+        if model is None:
+            self._number += 1
+            model = {"id": f"m{self._number:07d}", "name": arguments["name"], "created_at": now(), "versions": 0}
+            self._models[model["id"]] = model
+        else:
+            await self.platform.stop(self._services[model["id"]])
+        model.update(
+            began=time.time(),
+            versions=model["versions"] + 1,
+            labels=json.loads(arguments["user_deploy_metadata"]),
+            environment=arguments.get("environment_name"),
+            settings={"min_replica": 0, "max_replica": 1, "concurrency_target": 1, "scale_down_delay": 900},
+        )
+        argv, env = self._command(told)
         service = Service(
             argv=argv, env=env, opens=lambda headers: None, boot_s=0.02, capacity=lambda: self.free_gpus, max=1
         )
-        self._services[made["id"]] = service
+        self._services[model["id"]] = service
         await self.platform.start(service)
         service.idle_s = 900 * self.scale
         if not self.broken:
             # A new deployment starts a replica.
             self.platform.wake(service)
-        deployment = self._deployment(made)
-        return JSONResponse({"model": self._shown(made), "deployment": deployment})
+        oracle = {"id": model["id"], "name": model["name"], "hostname": f"model-{model['id']}.api.baseten.co"}
+        instance = {"name": "L4x4x16"}
+        return {"model_version": {"id": version(model), "oracle": oracle, "instance_type": instance}}
 
     def _command(self, config: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
         """What the container runs, with its secrets mounted as files."""
@@ -282,11 +302,72 @@ class FakeBaseten(FakeCloud):
         self.secrets[body["name"]] = body["value"]
         return JSONResponse({"name": body["name"], "created_at": now()})
 
+    async def _http(self, scope: Any, receive: Any, send: Any) -> None:
+        """A call of GraphQL is named by its field, for the faults."""
+        if scope["path"] != "/graphql/":
+            await super()._http(scope, receive, send)
+            return
+        message: dict[str, Any] = {"more_body": True}
+        body = b""
+        while message.get("more_body"):
+            message = await receive()
+            body += message.get("body", b"")
+        field = re.search(r"\{\s*(\w+)", json.loads(body)["query"])
+        whole = iter([{"type": "http.request", "body": body}])
+
+        async def again() -> Any:
+            return next(whole, None) or await receive()
+
+        path = f"/graphql/{field[1] if field else ''}"
+        await super()._http({**scope, "path": path, "raw_path": path.encode()}, again, send)
+
     async def _graphql(self, request: Request) -> Response:
         body = await self._body(request)
-        if "listed_instances" not in body["query"]:
-            return JSONResponse({"errors": [{"message": "unknown query"}]})
-        return JSONResponse({"data": {"listed_instances": INSTANCES}})
+        known(body, {"query": str, "variables": dict})
+        try:
+            asked = Asked(body["query"], body.get("variables") or {})
+            known(asked.arguments, FIELDS.get(asked.field, {}))
+            if asked.field not in FIELDS or asked.mutates != asked.field.startswith("create_"):
+                raise Error(400, f"Cannot query field {asked.field!r}")
+            told = await getattr(self, f"_ask_{asked.field}")(asked.arguments)
+            return JSONResponse({"data": {asked.field: chosen(told, asked.wanted)}})
+        except Error as error:
+            said: dict[str, Any] = {"message": error.message}
+            return JSONResponse({"errors": [said], "data": None}, error.status)
+
+    async def _ask_teams(self, arguments: dict[str, Any]) -> Any:
+        return [TEAM]
+
+    async def _ask_models(self, arguments: dict[str, Any]) -> Any:
+        if not arguments.get("all") and arguments.get("team_id") != TEAM["id"]:
+            raise Error(200, "no such team")
+        return [{"id": m["id"], "name": m["name"], "team": TEAM} for m in self._models.values()]
+
+    async def _ask_truss_validation(self, arguments: dict[str, Any]) -> Any:
+        try:
+            self._checked(arguments["config"])
+        except Error as error:
+            return {"success": False, "details": json.dumps({"errors": [error.message]})}
+        return {"success": True, "details": "{}"}
+
+    async def _ask_model_s3_upload_credentials(self, arguments: dict[str, Any]) -> Any:
+        self._number += 1
+        return {"s3_bucket": BUCKET, "s3_key": f"organizations/o/models/{self._number}/model.tgz", **CREDS}
+
+    async def _ask_create_model_from_truss(self, arguments: dict[str, Any]) -> Any:
+        if arguments["name"] in self.names:
+            raise Error(200, "a model of this name is there already")
+        if arguments["team_id"] != TEAM["id"]:
+            raise Error(200, "no such team")
+        return await self._push(arguments, None)
+
+    async def _ask_create_model_version_from_truss(self, arguments: dict[str, Any]) -> Any:
+        if arguments["model_id"] not in self._services:
+            raise Error(200, "no such model")
+        return await self._push(arguments, self._models[arguments["model_id"]])
+
+    async def _ask_listed_instances(self, arguments: dict[str, Any]) -> Any:
+        return INSTANCES
 
     async def _wake(self, request: Request) -> Response:
         model = self._model(request)
@@ -314,8 +395,8 @@ class FakeBaseten(FakeCloud):
             "id": model["id"],
             "name": model["name"],
             "created_at": model["created_at"],
-            "deployments_count": 1,
-            "production_deployment_id": f"d-{model['id']}",
+            "deployments_count": model.get("versions", 1),
+            "production_deployment_id": version(model),
             "instance_type_name": "L4x4x16",
             "team_name": "team",
             "futureThing": {"a": [1]},
@@ -334,9 +415,9 @@ class FakeBaseten(FakeCloud):
         elif self.broken:
             word = "BUILD_FAILED"
         return {
-            "id": f"d-{model['id']}",
+            "id": version(model),
             "created_at": model["created_at"],
-            "name": "deployment-1",
+            "name": f"deployment-{model['versions']}",
             "model_id": model["id"],
             "is_production": built and not self.broken,
             "is_development": False,
@@ -348,21 +429,105 @@ class FakeBaseten(FakeCloud):
             "zzzNew": 1,
         }
 
-    def _checked(self, deployment: dict[str, Any]) -> None:
-        known(deployment, DEPLOYMENT)
-        if not 10 <= deployment.get("deploy_timeout_minutes", 10) <= 1440:
-            raise Error(400, "deploy_timeout_minutes must be 10 to 1440")
-        config = deployment["config"]
+    def _checked(self, encoded: str) -> dict[str, Any]:
+        config: dict[str, Any] = json.loads(base64.b64decode(encoded))
         server = config["docker_server"]
         if server["server_port"] == 8080:
-            raise Error(400, "port 8080 is reserved")
+            raise Error(200, "port 8080 is reserved")
         if not re.fullmatch(r"[A-Z0-9_]+(:[1-8])?", config["resources"]["accelerator"]):
-            raise Error(400, "unknown accelerator")
+            raise Error(200, "unknown accelerator")
         if any(value is not None for value in (config.get("secrets") or {}).values()):
-            raise Error(400, "a secret's value has no place in the config")
+            raise Error(200, "a secret's value has no place in the config")
         missing = [name for name in config.get("secrets") or {} if name not in self.secrets]
         if missing:
-            raise Error(400, f"the workspace has no secret {missing[0]}")
+            raise Error(200, f"the workspace has no secret {missing[0]}")
+        return config
+
+
+class Asked:
+    """A document of GraphQL with one operation that asks for one field; anything else is an Error.
+
+    Source: https://spec.graphql.org/October2021/#sec-Language, as far as truss writes it.
+    """
+
+    def __init__(self, text: str, variables: dict[str, Any]) -> None:
+        self._tokens = re.findall(r'"(?:[^"\\]|\\.)*"|[\w$-]+|[^\s,]', text)
+        self._declared: dict[str, Any] = {}
+        self.mutates = self._tokens[0] == "mutation"
+        if self._tokens[0] in ("query", "mutation"):
+            self._next()
+            if self._tokens[0] not in "{(":
+                self._next()
+            if self._tokens[0] == "(":
+                self._declare(variables)
+        if set(variables) != set(self._declared):
+            raise Error(400, f"variables {sorted(variables)} and those declared differ")
+        self._next("{")
+        self.field = self._next()
+        self.arguments: dict[str, Any] = {}
+        if self._tokens[0] == "(":
+            self._next("(")
+            while self._tokens[0] != ")":
+                name = self._next()
+                self._next(":")
+                if (value := self._value()) is not None:
+                    self.arguments[name] = value
+            self._next(")")
+        self.wanted = self._selection()
+        self._next("}")
+        if self._tokens:
+            raise Error(400, f"Syntax Error: unexpected {self._tokens[0]}")
+
+    def _next(self, expected: str = "") -> str:
+        if not self._tokens or (expected and self._tokens[0] != expected):
+            raise Error(400, f"Syntax Error: expected {expected or 'more'}")
+        return self._tokens.pop(0)
+
+    def _declare(self, variables: dict[str, Any]) -> None:
+        self._next("(")
+        while self._tokens[0] != ")":
+            name = self._next().removeprefix("$")
+            self._next(":")
+            if self._next() not in ("String", "JSONString"):
+                raise Error(400, "Unknown type")
+            value = variables.get(name)
+            if value is not None and not isinstance(value, str):
+                raise Error(400, f"Variable {name} is no string")
+            self._declared[name] = value
+        self._next(")")
+
+    def _value(self) -> Any:
+        word = self._next()
+        if word.startswith("$"):
+            if word[1:] not in self._declared:
+                raise Error(400, f"Variable {word} is not defined")
+            return self._declared[word[1:]]
+        return json.loads(word)
+
+    def _selection(self) -> dict[str, Any]:
+        self._next("{")
+        wanted: dict[str, Any] = {}
+        while self._tokens[0] != "}":
+            name = self._next()
+            wanted[name] = self._selection() if self._tokens[0] == "{" else {}
+        self._next("}")
+        return wanted
+
+
+def chosen(value: Any, wanted: dict[str, Any]) -> Any:
+    """What was asked for of it, and nothing else."""
+    if isinstance(value, list):
+        return [chosen(one, wanted) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if missing := [name for name in wanted if name not in value]:
+        raise Error(400, f"Cannot query field {missing[0]!r}")
+    return {name: chosen(value[name], below) for name, below in wanted.items()}
+
+
+def version(model: dict[str, Any]) -> str:
+    """The id of its newest deployment."""
+    return f"d{model.get('versions', 1)}-{model['id']}"
 
 
 def known(body: dict[str, Any], fields: dict[str, type]) -> None:
@@ -394,7 +559,7 @@ def signature_is_wrong(request: Request, body: bytes) -> str:
     if digest not in ("UNSIGNED-PAYLOAD", hashlib.sha256(body).hexdigest()):
         return "another body"
     lines = "".join(f"{name}:{request.headers[name].strip()}\n" for name in names.split(";"))
-    canonical = f"PUT\n{request.url.path}\n\n{lines}\n{names}\n{digest}"
+    canonical = f"PUT\n{request.url.path}\n{request.url.query}\n{lines}\n{names}\n{digest}"
     scope = f"{day}/{region}/s3/aws4_request"
     text = f"AWS4-HMAC-SHA256\n{request.headers['x-amz-date']}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
     key = b"AWS4" + CREDS["aws_secret_access_key"].encode()

@@ -1,4 +1,4 @@
-"""Baseten: vLLM's own image behind a Truss config, everything else by the management REST API.
+"""Baseten: vLLM's own image behind a Truss config that truss pushes, all the rest by the management REST API.
 
 One model per deployment, told by its name; its first deployment is pushed to the environment `production`, whose
 address never changes. Replicas bill by the minute from the start of deploying on; a new model starts one replica,
@@ -38,12 +38,12 @@ from tuna_nb.backends.base import (
     State,
     Status,
 )
-from tuna_nb.backends.baseten import prices, push
+from tuna_nb.backends.baseten import child, prices, push
 from tuna_nb.backends.baseten.push import ENVIRONMENT
 from tuna_nb.backends.lifecycle import create_once, until_gone
 from tuna_nb.backends.names import deployment_of
 from tuna_nb.backends.rest import Api
-from tuna_nb.errors import BackendError, CredentialsError, NotFoundError
+from tuna_nb.errors import BackendError, CredentialsError, NotFoundError, UnclearError
 from tuna_nb.secrets import hugging_face_token
 
 URL: Final = "https://api.baseten.co"
@@ -86,8 +86,8 @@ _WORDS: Final = 3
 class BasetenBackend(Backend):
     """Baseten's serverless side.
 
-    url: of the management API, by default BASETEN_REST_URL or Baseten's own. app_url: of the console, which tells
-    prices. s3_url: in place of AWS's own. inference_url: a model's base URL by its id, by default
+    url: of the management API, by default BASETEN_REST_URL or Baseten's own. app_url: of the console, which takes
+    pushes and tells prices. s3_url: in place of AWS's own. inference_url: a model's base URL by its id, by default
     BASETEN_INFERENCE_URL with {model} in it, or Baseten's own. pace: of its waits.
     """
 
@@ -108,7 +108,8 @@ class BasetenBackend(Backend):
     ) -> None:
         base = url or os.environ.get("BASETEN_REST_URL") or URL
         self._api = Api("baseten", base, self._headers, _SIGN_IN, pace=pace)
-        self._prices = prices.Prices(Api("baseten", app_url or APP_URL, self._headers, _SIGN_IN, pace=pace))
+        self._app_url = (app_url or APP_URL).rstrip("/")
+        self._prices = prices.Prices(Api("baseten", self._app_url, self._headers, _SIGN_IN, pace=pace))
         self._s3_url = s3_url
         template = os.environ.get("BASETEN_INFERENCE_URL") or INFERENCE
         self._inference = inference_url or (lambda model: template.format(model=model))
@@ -170,26 +171,14 @@ class BasetenBackend(Backend):
         async def create() -> dict[str, Any]:
             if request.engine.gated:
                 await self._secret(request, progress)
-            deployment, archive = await push.payload(request)
-            progress(f"uploading the Truss of {request.name}", None)
-            prepared = await self._api.call(
-                "POST",
-                "/v1/prepare_model_upload",
-                request.name,
-                body={"name": request.name, "deployment": deployment},
-            )
-            await push.upload(prepared, archive, self._s3_url, self._pace)
-            progress(f"creating Baseten model {request.name}", None)
-            source = {"kind": "model_archive", "name": request.name, "deployment": deployment}
+            account = child.Account(self._app_url, self._key(), self._s3_url, _SIGN_IN)
             made.append(request.name)
-            created: dict[str, Any] = await self._api.call(
-                "POST",
-                "/v1/models",
-                request.name,
-                body={"source": {**source, "s3_key": prepared["s3_key"]}},
-                creates=True,
-            )
-            found: dict[str, Any] = created["model"]
+            model_id = await child.run(request, account, progress, self._pace)
+            try:
+                found: dict[str, Any] = await self._api.get(f"/v1/models/{model_id}", request.name)
+            except (BackendError, NotFoundError) as exc:
+                # It is made: to be looked for by its name.
+                raise UnclearError(exc.message, exc.hint) from exc
             return found
 
         model = await create_once(lambda: self._find(request.name), create, pace=self._pace)

@@ -1,35 +1,24 @@
-"""A Truss as data, and its way to Baseten.
+"""What Baseten is to run, as a Truss config: checked here, written as `config.yaml`, and truss's own to push.
 
-The config is made here, checked and completed by `truss` itself; then it goes the way that Baseten documents for
-programs: `prepare_model_upload`, a signed PUT of the archive, `POST /v1/models`. That is what `truss push` does
-underneath, and it is ours to repeat, to cancel and to look after when an answer gets lost. `truss.push` in a
-notebook is not: it takes all AWS_* variables out of the process while it uploads, reads `~/.trussrc` and `~/.aws`,
-and sends its REST calls to the production API wherever its remote points.
-
-Source: https://docs.baseten.co/examples/create-a-model-with-rest.
+Source: https://docs.baseten.co/reference/truss-configuration.
 """
 
 from __future__ import annotations
 
-import asyncio
-import gzip
-import io
 import shlex
-import tarfile
 from collections.abc import Mapping
 from typing import Any, Final
 
 from tuna_nb.backends import engine as engines
 from tuna_nb.backends.base import ServerlessScaling, ServiceRequest
 from tuna_nb.backends.options import known, whole
-from tuna_nb.errors import BackendError, RequestError, did_you_mean
+from tuna_nb.errors import RequestError, did_you_mean
 
 ENVIRONMENT: Final = "production"
 SECRET_OPTION: Final = "hf_secret"  # noqa: S105 - an option's name
 _SECRET: Final = "hf_access_token"  # noqa: S105 - Baseten's own name for it
 _PREDICT_S: Final = 600
-_UPLOAD_TRIES: Final = 3
-_UPLOAD_S: Final = 60.0
+DEPLOY_TIMEOUT_MINUTES: Final = 2 * engines.START_S // 60
 
 ACCELERATORS: Final[Mapping[str, str]] = {
     "T4": "T4",
@@ -52,6 +41,7 @@ OPTIONS: Final[Mapping[str, str]] = {
     "memory_gib": "memory of an instance in GiB at least (default: the smallest with that GPU)",
     "autoscaling_window": "seconds of traffic that scaling looks at, 10 to 3600 (default 60)",
     "target_utilization": "per cent of the concurrency at which a replica is added, 1 to 100 (default 70)",
+    "team": "team of the workspace that gets the model (default: the only one of your key)",
     SECRET_OPTION: f"Baseten secret with your Hugging Face token, for a gated model (default {_SECRET})",
 }
 
@@ -142,78 +132,3 @@ def config(request: ServiceRequest) -> dict[str, Any]:
         "environment_variables": engines.environment(engine),
         "secrets": {secret_name(request): None} if engine.gated else {},
     }
-
-
-async def payload(request: ServiceRequest) -> tuple[dict[str, Any], bytes]:
-    """The deployment as Baseten's API takes it, and the archive. Raises RequestError where truss refuses."""
-    return await asyncio.to_thread(_payload, request)
-
-
-def _payload(request: ServiceRequest) -> tuple[dict[str, Any], bytes]:
-    try:
-        import yaml
-        from truss.base.truss_config import TrussConfig
-    except ImportError:
-        raise BackendError("baseten: truss is not installed", "pip install 'tuna-nb[baseten]'") from None
-    told = config(request)
-    try:
-        whole_config = TrussConfig.from_dict(told)
-        whole_config.validate_forbid_extra()
-    except ValueError as exc:
-        raise RequestError(f"baseten: truss refuses the config: {exc}", "mend what it names") from exc
-    text = yaml.safe_dump(told, sort_keys=False)
-    deployment = {
-        "config": whole_config.to_dict(),
-        "raw_config": text,
-        "environment_name": ENVIRONMENT,
-        "deploy_timeout_minutes": 2 * engines.START_S // 60,
-        "labels": {"tuna-deployment": request.deployment_id},
-    }
-    return deployment, _archive(text)
-
-
-def _archive(text: str) -> bytes:
-    """A gzipped tar with `config.yaml` alone: the image has all the rest. The same each time."""
-    packed, data = io.BytesIO(), text.encode()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
-        entry = tarfile.TarInfo("config.yaml")
-        entry.size = len(data)
-        tar.addfile(entry, io.BytesIO(data))
-    return gzip.compress(packed.getvalue(), mtime=0)
-
-
-async def upload(prepared: Mapping[str, Any], archive: bytes, s3_url: str | None, pace: float) -> None:
-    """PUT the archive where Baseten said. s3_url: in place of AWS's own. Raises BackendError."""
-    import httpx
-
-    region, bucket, key = prepared["s3_region"], prepared["s3_bucket"], prepared["s3_key"]
-    base = f"https://{bucket}.s3.{region}.amazonaws.com" if s3_url is None else f"{s3_url.rstrip('/')}/{bucket}"
-    url = f"{base}/{key}"
-    why = ""
-    async with httpx.AsyncClient(timeout=_UPLOAD_S) as http:
-        for attempt in range(_UPLOAD_TRIES):
-            headers = await asyncio.to_thread(_signed, url, archive, prepared["creds"], region)
-            try:
-                answer = await http.put(url, content=archive, headers=headers)
-            except httpx.HTTPError as exc:
-                why = str(exc) or type(exc).__name__
-            else:
-                if answer.is_success:
-                    return
-                why = f"{' '.join(answer.text.split())[:200]} ({answer.status_code})"
-                if answer.status_code < 500 and answer.status_code != 429:
-                    break
-            await asyncio.sleep(pace * 2**attempt)
-    raise BackendError(f"baseten: the upload of the model archive: {why}", "is Amazon S3 reachable from here?")
-
-
-def _signed(url: str, body: bytes, creds: Mapping[str, str], region: str) -> dict[str, str]:
-    """Headers of AWS's signature version 4, with the credentials that Baseten lent for this one object."""
-    from botocore.auth import S3SigV4Auth
-    from botocore.awsrequest import AWSRequest
-    from botocore.credentials import Credentials
-
-    lent = Credentials(creds["aws_access_key_id"], creds["aws_secret_access_key"], creds["aws_session_token"])
-    request = AWSRequest("PUT", url, data=body, headers={"Content-Type": "application/gzip"})
-    S3SigV4Auth(lent, "s3", region).add_auth(request)
-    return {str(name): str(value) for name, value in request.headers.items()}
