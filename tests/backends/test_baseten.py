@@ -44,8 +44,11 @@ class WrongKey(BasetenBackend):
         return "revoked"
 
 
-def backend(cloud: FakeBaseten, kind: type[BasetenBackend] = BasetenBackend) -> BasetenBackend:
-    return kind(cloud.url, app_url=cloud.url, s3_url=f"{cloud.url}/s3", inference_url=cloud.inference, pace=0.02)
+def backend(
+    cloud: FakeBaseten, kind: type[BasetenBackend] = BasetenBackend, timeout_s: float = 30
+) -> BasetenBackend:
+    where: dict[str, Any] = {"app_url": cloud.url, "s3_url": f"{cloud.url}/s3", "inference_url": cloud.inference}
+    return kind(cloud.url, **where, timeout_s=timeout_s, pace=0.02)
 
 
 @pytest.fixture
@@ -62,6 +65,7 @@ def case(cloud: FakeBaseten, monkeypatch: pytest.MonkeyPatch) -> CloudCase:
         REQUEST,
         cloud=cloud,
         fresh=lambda: backend(cloud),
+        hasty=lambda: backend(cloud, timeout_s=0.5),
         refused=lambda: backend(cloud, WrongKey),
         create="POST /graphql/create_model_from_truss",
         listing="GET /v1/models",

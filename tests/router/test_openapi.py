@@ -89,6 +89,7 @@ def test_every_endpoint_of_the_control_plane_is_in_it(openapi: dict[str, Any]) -
     assert set(operations(openapi)) == {
         ("GET", "/router/config"),
         ("POST", "/router/config"),
+        ("PUT", "/router/backends/{name}/headers"),
         ("POST", "/router/spot-replicas"),
         ("POST", "/router/spot-replicas/{name}/notice"),
         ("GET", "/router/stats"),

@@ -42,7 +42,7 @@ from tuna_nb.backends.baseten import child, prices, push
 from tuna_nb.backends.baseten.push import ENVIRONMENT
 from tuna_nb.backends.lifecycle import create_once, until_gone
 from tuna_nb.backends.names import deployment_of
-from tuna_nb.backends.rest import Api
+from tuna_nb.backends.rest import TIMEOUT_S, Api
 from tuna_nb.errors import BackendError, CredentialsError, NotFoundError, UnclearError
 from tuna_nb.secrets import hugging_face_token
 
@@ -104,10 +104,11 @@ class BasetenBackend(Backend):
         app_url: str | None = None,
         s3_url: str | None = None,
         inference_url: Callable[[str], str] | None = None,
+        timeout_s: float = TIMEOUT_S,
         pace: float = 1.0,
     ) -> None:
         base = url or os.environ.get("BASETEN_REST_URL") or URL
-        self._api = Api("baseten", base, self._headers, _SIGN_IN, pace=pace)
+        self._api = Api("baseten", base, self._headers, _SIGN_IN, timeout_s=timeout_s, pace=pace)
         self._app_url = (app_url or APP_URL).rstrip("/")
         self._prices = prices.Prices(Api("baseten", self._app_url, self._headers, _SIGN_IN, pace=pace))
         self._s3_url = s3_url
