@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeVar
 
 from tuna_nb.errors import BackendError, ConflictError, UnclearError
@@ -14,6 +14,7 @@ T = TypeVar("T")
 
 _LOOKS: Final = 4
 _PAUSE_S: Final = 0.5
+_KNOCK_S: Final = 2.0
 
 
 async def create_once(
@@ -51,6 +52,16 @@ async def unbroken(work: Awaitable[T]) -> T:
         if not task.cancelled():
             task.exception()  # seen: what became of it is for the next listing to tell
         raise
+
+
+async def knock(url: str, headers: Mapping[str, str]) -> None:
+    """Ask for `url`: a request is what starts a container. Its answer is not waited for."""
+    import httpx
+
+    async with httpx.AsyncClient() as http:
+        with contextlib.suppress(httpx.HTTPError, TimeoutError):
+            async with asyncio.timeout(_KNOCK_S):
+                await http.get(url, headers=dict(headers))
 
 
 async def until_gone(

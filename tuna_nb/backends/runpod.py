@@ -39,7 +39,7 @@ from tuna_nb.backends.base import (
     State,
     Status,
 )
-from tuna_nb.backends.lifecycle import create_once, until_gone
+from tuna_nb.backends.lifecycle import create_once, knock, until_gone
 from tuna_nb.backends.names import deployment_of
 from tuna_nb.backends.options import known, whole
 from tuna_nb.backends.rest import TIMEOUT_S, Api
@@ -213,16 +213,8 @@ class RunpodBackend(Backend):
         await self._api.call("PATCH", f"/v2/serverless/{found['id']}", ref.name, body=body)
 
     async def wake(self, ref: Ref) -> None:
-        import httpx
-
         found = await self._endpoint(ref)
-        # A request is what starts a worker; its answer is not waited for.
-        async with httpx.AsyncClient() as http:
-            try:
-                async with asyncio.timeout(2):
-                    await http.get(f"{_base(found)}/health", headers=dict((await self.auth(ref)).headers))
-            except (httpx.HTTPError, TimeoutError):
-                return
+        await knock(f"{_base(found)}/health", (await self.auth(ref)).headers)
 
     async def destroy(self, ref: Ref) -> None:
         try:

@@ -43,7 +43,7 @@ from tuna_nb.backends.base import (
     State,
     Status,
 )
-from tuna_nb.backends.lifecycle import create_once, until_gone
+from tuna_nb.backends.lifecycle import create_once, knock, until_gone
 from tuna_nb.backends.rest import words
 from tuna_nb.backends.tailing import merged
 from tuna_nb.errors import BackendError, ConflictError, CredentialsError, NotFoundError
@@ -238,19 +238,11 @@ class AzureBackend(Backend):
                 await asyncio.sleep(_POLL_S * self._pace)
 
     async def wake(self, ref: Ref) -> None:
-        import httpx
-
         found = await self._app(ref)
         [container, *_] = found.properties.template.containers
         path = next((p.http_get.path for p in container.probes or [] if p.http_get is not None), "/health")
         headers = dict((await self._auth(found)).headers)
-        # A request is what starts a replica; its answer is not waited for.
-        async with httpx.AsyncClient() as http:
-            try:
-                async with asyncio.timeout(2):
-                    await http.get(f"{self._url(found)}{path}", headers=headers)
-            except (httpx.HTTPError, TimeoutError):
-                return
+        await knock(f"{self._url(found)}{path}", headers)
 
     async def destroy(self, ref: Ref) -> None:
         try:

@@ -84,7 +84,7 @@ async def run(request: ServiceRequest, account: Account, progress: Progress, pac
     try:
         while not (await asyncio.wait({pushing}, timeout=_TELL_S))[0]:
             progress(f"truss is still pushing {request.name}", None)
-    except BaseException:
+    except BaseException:  # cancelled, too: a push that is under way must be over when this is
         timer = asyncio.get_running_loop().call_later(_GRACE_S * pace, stop.set)
         # What became of it is for the next listing to tell.
         with contextlib.suppress(asyncio.CancelledError, TunaError):

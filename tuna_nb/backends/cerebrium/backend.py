@@ -31,7 +31,7 @@ from tuna_nb.backends.base import (
 )
 from tuna_nb.backends.cerebrium import app as apps
 from tuna_nb.backends.cerebrium.key import ends_at, project_of
-from tuna_nb.backends.lifecycle import create_once, until_gone
+from tuna_nb.backends.lifecycle import create_once, knock, until_gone
 from tuna_nb.backends.names import deployment_of
 from tuna_nb.backends.rest import TIMEOUT_S, Api, words
 from tuna_nb.errors import BackendError, CredentialsError, NotFoundError, RequestError
@@ -180,16 +180,8 @@ class CerebriumBackend(Backend):
         await self._api.call("PATCH", _path(ref), ref.name, body=body)
 
     async def wake(self, ref: Ref) -> None:
-        import httpx
-
         url = (await self.status((await self._app(ref))[0])).endpoint_url or self._url(ref, apps.REGION)
-        # A request is what starts a container; its answer is not waited for.
-        async with httpx.AsyncClient() as http:
-            try:
-                async with asyncio.timeout(2):
-                    await http.get(f"{url}/health", headers={"Authorization": f"Bearer {self._key()}"})
-            except (httpx.HTTPError, TimeoutError):
-                return
+        await knock(f"{url}/health", {"Authorization": f"Bearer {self._key()}"})
 
     async def destroy(self, ref: Ref) -> None:
         try:

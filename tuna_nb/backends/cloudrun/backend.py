@@ -35,7 +35,7 @@ from tuna_nb.backends.cloudrun import needs, watching
 from tuna_nb.backends.cloudrun import service as services
 from tuna_nb.backends.cloudrun.calls import ENABLE, SIGN_IN, Calls, no_room
 from tuna_nb.backends.cloudrun.identity import mint
-from tuna_nb.backends.lifecycle import create_once, until_gone
+from tuna_nb.backends.lifecycle import create_once, knock, until_gone
 from tuna_nb.errors import BackendError, CapacityError, CredentialsError, NotFoundError, RequestError
 
 _LOOK: Final = "https://console.cloud.google.com/run shows it"
@@ -226,18 +226,10 @@ class CloudRunBackend(Backend):
         await self._done(operation, found.name, lambda *_: None)
 
     async def wake(self, ref: Ref) -> None:
-        import httpx
-
         found = await self._service(ref)
         headers = dict((await self._auth(found)).headers)
         self._woken[found.name] = time.time()
-        # A request is what starts an instance; its answer is not waited for.
-        async with httpx.AsyncClient() as http:
-            try:
-                async with asyncio.timeout(2):
-                    await http.get(f"{_uri(found)}/health", headers=headers)
-            except (httpx.HTTPError, TimeoutError):
-                return
+        await knock(f"{_uri(found)}/health", headers)
 
     async def destroy(self, ref: Ref) -> None:
         try:
