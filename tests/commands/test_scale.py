@@ -24,6 +24,21 @@ def test_a_deployment_is_scaled_and_woken_from_the_command_line(tuna: Tuna) -> N
     tuna("destroy", "--service-name", "s")
 
 
+@pytest.mark.parametrize("provider", ["azure", "baseten", "cerebrium", "cloudrun", "modal", "runpod"])
+def test_a_provider_that_is_not_set_up_is_refused_before_anything_is_recorded(
+    tuna: Tuna, monkeypatch: pytest.MonkeyPatch, provider: str
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    words = ["deploy", "--model", "Qwen/Qwen3-0.6B", "--gpu", "T4" if provider == "azure" else "L4"]
+    words += ["--serverless-only", "--serverless-provider", provider, "--service-name", "x"]
+    message, hint = tuna(*words, code=None).refusal
+    # Azure's prices are a region's, so that its plan can't do without.
+    said = "azure: no subscription is told" if provider == "azure" else f"{provider} is not set up here: "
+    assert message.startswith(f"tuna: {said}")
+    assert hint.startswith("hint: ")
+    assert tuna("list", "-o", "json").json["deployments"] == []
+
+
 def test_a_check_takes_a_gpu_a_model_and_a_providers_settings(tuna: Tuna, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.delenv("HF_TOKEN", raising=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 from tuna_nb.commands.context import Context
 from tuna_nb.deployments import scaling
 from tuna_nb.deployments.apply import apply
-from tuna_nb.deployments.plan import DeploymentPlan, new_id, plan
+from tuna_nb.deployments.plan import DeploymentPlan, new_id, plan, require_set_up
 from tuna_nb.deployments.request import DeployRequest, new_name
 from tuna_nb.deployments.status import DeploymentStatus, status
 from tuna_nb.deployments.tracking import tracked
@@ -45,6 +45,7 @@ async def deploy(options: Namespace, context: Context) -> Work | DeploymentPlan:
     planned = await plan(workspace, request, live.id if live else new_id())
     if options.dry_run:
         return planned
+    await require_set_up(workspace, planned)
     if live is not None and not _same(DeployRequest.from_json(live.request), planned.request):
         raise ConflictError(
             f"{live.name} exists with another model, GPU or setting ({live.state})",

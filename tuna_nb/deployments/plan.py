@@ -12,7 +12,7 @@ from tuna_nb.catalog import hub
 from tuna_nb.deployments.choice import Choice, choose
 from tuna_nb.deployments.request import DeployRequest
 from tuna_nb.deployments.workspace import Workspace
-from tuna_nb.errors import RequestError, did_you_mean
+from tuna_nb.errors import CredentialsError, RequestError, did_you_mean
 from tuna_nb.secrets import hugging_face_token
 
 SERVERLESS, SPOT, ROUTER = "serverless", "spot", "router"
@@ -174,6 +174,24 @@ def _service(
         public=request.public and request.serverless_only,
         options={k: v for k, v in request.options.items() if k in backend.options},
     )
+
+
+async def require_set_up(workspace: Workspace, planned: DeploymentPlan) -> None:
+    """Raises CredentialsError, with the step that mends it, where a provider of the plan is not set up here.
+
+    To be asked before anything is recorded: what can't be asked could not be seen gone either.
+    """
+    sides = [(planned.serverless_provider, planned.serverless)]
+    if planned.spot is not None:
+        sides.append((planned.spot_provider, planned.spot))
+    for name, side in sides:
+        backend = workspace.backend(name)
+        if backend.configured():
+            continue
+        # What its environment lacks the request may have told.
+        missing = next((row for row in await backend.check(side.request) if not row.passed), None)
+        if missing is not None:
+            raise CredentialsError(f"{name} is not set up here: {missing.message}", missing.fix)
 
 
 async def _gated(request: DeployRequest) -> bool:
