@@ -23,7 +23,7 @@ from tuna_router.dataplane.response_head import (
 
 _INTERIM: Final = (100, 102, 103)
 _REMEMBERED_BYTES: Final = 1024
-MOST_KEPT: Final = 32
+MOST_KEPT: Final = 256
 
 
 class BackendLost(Exception):
