@@ -22,7 +22,8 @@ _TRAILER: Final = re.compile(
 _LINE, _DATA, _CRLF, _TRAILERS = range(4)
 _MOST_SIZES: Final = 4096
 chunk_lengths: Final[dict[bytes, int]] = {}
-"""By the first line of a chunk, the length of the whole chunk with its framing; of lines that were read."""
+"""By the first four bytes of a chunk whose size has two or three digits, the length of the whole chunk with its
+framing; of those that were read."""
 
 
 def chunk_of(payload: bytes) -> bytes:
@@ -76,8 +77,8 @@ class ChunkedBody:
                 size = chunk_size(data[:line_end])
                 if size and len(data) == line_end + size + 4 and data.endswith(b"\r\n"):
                     # One read, one chunk: how engines write their tokens.
-                    if len(chunk_lengths) < _MOST_SIZES:
-                        chunk_lengths[data[:line_end]] = line_end + size + 4
+                    if 2 <= line_end <= 3 and len(chunk_lengths) < _MOST_SIZES:
+                        chunk_lengths[data[:4]] = line_end + size + 4
                     self.payload = data[line_end + 2 : -2]
                     self.raw = data
                     return

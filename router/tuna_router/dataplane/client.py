@@ -7,8 +7,10 @@ when it may serve the next request. It has one timer, which the handler may use 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from http import HTTPStatus
 from typing import Final, Protocol
 
@@ -85,6 +87,7 @@ class ClientConnection(asyncio.Protocol):
         "closing",
         "head",
         "length",
+        "put",
         "read_paused",
         "timer",
         "write_paused",
@@ -117,6 +120,10 @@ class ClientConnection(asyncio.Protocol):
         self.length: int | None = 0
         """Of the request's body; None for a chunked one."""
         self.timer = wheel.timer(self._timer_fired)
+        self.put: Callable[[bytes], int] = len
+        """Writes to the client at once; returns how much it took, and raises OSError where that is nothing.
+        The rest is `put_rest`'s. Goes past the loop's transport, whose queue would cost a token's way more
+        than the writing, and is therefore in use only while that queue is empty."""
 
     def __repr__(self) -> str:
         return f"<ClientConnection {self._state.value}>"
@@ -126,12 +133,12 @@ class ClientConnection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """The next bytes of the answer."""
         self._answered = True
-        self._transport.write(data)
+        self._put_all(data)
 
-    @property
-    def writer(self) -> Callable[[bytes], object]:
-        """`write` for the many pieces of a stream, once its head is written."""
-        return self._transport.write
+    def put_rest(self, rest: bytes) -> None:
+        """What `put` did not take. From now on all goes through the transport, which knows when that was sent."""
+        self.put = self._queue
+        self._transport.write(rest)
 
     def finish(self, *, keep: bool = True) -> None:
         """The answer is complete; `keep` is False where only the connection's end ends it."""
@@ -270,11 +277,14 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio's."""
         self._transport = transport  # type: ignore[assignment]
+        sock = None if transport.get_extra_info("sslcontext") else transport.get_extra_info("socket")
+        self.put = partial(os.write, sock.fileno()) if sock is not None else self._queue
         self._owner.add(self)
         self.timer.set(KEEP_ALIVE_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio's."""
+        self.put = len  # before anything else: the descriptor's number may soon be another client's
         self._owner.discard(self)
         self._state = _CLOSED
         self.timer.clear()
@@ -303,6 +313,20 @@ class ClientConnection(asyncio.Protocol):
             data = self._held + data
             self._held = b""
         self._advance(data)
+
+    # Writing
+
+    def _put_all(self, data: bytes) -> None:
+        try:
+            sent = self.put(data)
+        except OSError:
+            sent = 0  # it takes nothing now, or is gone: the transport finds out which
+        if sent != len(data):
+            self.put_rest(data[sent:])
+
+    def _queue(self, data: bytes) -> int:
+        self._transport.write(data)
+        return len(data)
 
     # Reading
 
@@ -380,7 +404,7 @@ class ClientConnection(asyncio.Protocol):
                 self._complete()
             return b""
         elif head.expects_continue and not data:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._put_all(b"HTTP/1.1 100 Continue\r\n\r\n")
         return data
 
     def _read_body(self, data: bytes) -> bytes:

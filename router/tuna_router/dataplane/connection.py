@@ -23,6 +23,8 @@ from tuna_router.dataplane.response_head import (
 
 _INTERIM: Final = (100, 102, 103)
 _REMEMBERED_BYTES: Final = 1024
+_THREE_DIGITS: Final = 0x100 + len(b"100\r\n\r\n")
+"""The length of the shortest chunk whose size has three digits, with its framing."""
 MOST_KEPT: Final = 256
 
 
@@ -56,6 +58,15 @@ class Listener(Protocol):
         """The backend takes more of the request's body, or none for now."""
 
 
+class Outlet(Protocol):
+    """Where a shortcut leads: a client's connection."""
+
+    put: Callable[[bytes], int]
+
+    def put_rest(self, rest: bytes) -> None:
+        """What `put` did not take."""
+
+
 class Home(Protocol):
     """Where connections belong; `origin` is the host, the port and whether TLS is spoken."""
 
@@ -81,12 +92,12 @@ class Connection(asyncio.Protocol):
         "_held",
         "_left",
         "_listener",
+        "_outlet",
         "_paused",
         "_pool",
         "_sending",
         "_to_head",
         "_transport",
-        "_write",
         "chunked",
         "ended",
         "head",
@@ -113,9 +124,9 @@ class Connection(asyncio.Protocol):
         self.raw = b""
         self.ended = False
         self.kept: list[bytes] = []
-        """The chunks that went straight to `write`, see `shortcut`; `kept_at` is when, by time.monotonic()."""
+        """The chunks that went straight to the client, see `shortcut`; `kept_at` is when, by time.monotonic()."""
         self.kept_at: list[float] = []
-        self._write: Callable[[bytes], object] | None = None
+        self._outlet: Outlet | None = None
         self._begins = self._ends = b""
 
     def __repr__(self) -> str:
@@ -127,7 +138,7 @@ class Connection(asyncio.Protocol):
     def send(self, listener: Listener, pieces: list[bytes], *, to_head: bool = False, more: bool = False) -> None:
         """Send a request: its head and what there is of its body. `more`: `write` brings the rest."""
         self._listener = listener
-        self._write = None
+        self._outlet = None
         self._to_head = to_head
         self._sending = more
         self.head = None
@@ -142,17 +153,17 @@ class Connection(asyncio.Protocol):
         """Tell somebody else from now on."""
         self._listener = listener
 
-    def shortcut(self, write: Callable[[bytes], object], begins: bytes, ends: bytes) -> None:
+    def shortcut(self, outlet: Outlet, begins: bytes, ends: bytes) -> None:
         """Until the listener is told of something else, a read that is one chunk of one line, with a blank line
-        after it, which begins and ends like that, goes straight to `write` and is kept in `kept`.
+        after it, which begins and ends like that, goes straight to `outlet` and is kept in `kept`.
 
         The listener empties `kept` when it is told of the next bytes, at the latest after MOST_KEPT chunks.
         """
         chunked = self.chunked
         if chunked is not None and chunked.at_rest:
-            self._write, self._begins, self._ends = write, begins, ends + b"\r\n"
+            self._outlet, self._begins, self._ends = outlet, begins, ends + b"\r\n"
         else:
-            self._write = None
+            self._outlet = None
 
     @property
     def head_framing(self) -> Framing:
@@ -178,7 +189,7 @@ class Connection(asyncio.Protocol):
 
     def drop(self) -> None:
         """Nobody wants the answer any more: close at once, which is what makes a backend stop working."""
-        self._listener = self._write = None
+        self._listener = self._outlet = None
         self._transport.abort()
 
     # What the loop does with it
@@ -190,22 +201,26 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio's."""
-        write = self._write
-        if write is not None:
+        outlet = self._outlet
+        if outlet is not None:
             # All in one frame: each call would cost a token's way more than what is done here.
-            kept = self.kept
-            line = data.find(b"\r\n", 0, 18)
-            total = chunk_lengths.get(data[:line])
+            total = chunk_lengths.get(data[:4])
             if (
                 total == len(data)
-                and data.startswith(self._begins, line + 2)
                 and data.endswith(self._ends)
-                and data.find(b"\n", line + 2) == total - 4
-                and len(kept) < MOST_KEPT
+                and data.startswith(self._begins, 4 if total < _THREE_DIGITS else 5)
+                and data.find(b"\n", 5) == total - 4
+                and len(self.kept) < MOST_KEPT
             ):
-                kept.append(data)
+                self.kept.append(data)
                 self.kept_at.append(monotonic())
-                write(data)
+                try:
+                    sent = outlet.put(data)
+                except OSError:
+                    sent = 0
+                if sent != total:
+                    self._outlet = None
+                    outlet.put_rest(data[sent:])
                 return
         listener = self._listener
         if listener is None:
@@ -241,7 +256,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio's."""
         self._pool.forget(self)
-        self._write = None
+        self._outlet = None
         listener, self._listener = self._listener, None
         if listener is None:
             return
@@ -307,7 +322,7 @@ class Connection(asyncio.Protocol):
 
     def _part(self) -> None:
         """The answer is complete: back to the pool after a clean end, else close."""
-        self._listener = self._write = None
+        self._listener = self._outlet = None
         clean = self.head is not None and self.head.keep_alive and not self._sending and not self._held
         if clean and not self._transport.is_closing():
             self.pause(False)

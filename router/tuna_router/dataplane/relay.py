@@ -59,7 +59,7 @@ class Relay:
         self._idle_s = idle_s
         self._end_at = end_at
         self._timer = client.timer
-        self._write = client.writer
+        self._write = client.write
         self._source: Connection | None = None
         self._mode = _PLAIN
         self._last = b""

@@ -78,7 +78,7 @@ class Stream:
         self._idle_s = idle_s
         self._end_at = end_at
         self._timer = client.timer
-        self._write = client.writer
+        self._write = client.write
         self._recorder = Recorder(hides_ids=asked.hides_ids, given_up=asked.refusal, cap_bytes=cap_bytes)
         self._spoken: Spoken | None = None
         self._splice: Splice | None = None
@@ -266,7 +266,7 @@ class Stream:
             if begin or told:
                 self._write(begin + self._framed(told))
             if self._splice is None:
-                source.shortcut(self._write, *self._recorder.ordinary)
+                source.shortcut(self._client, *self._recorder.ordinary)
             return
         if self.source is None:
             self.source = source if not ended else None

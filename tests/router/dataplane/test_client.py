@@ -254,6 +254,25 @@ async def test_a_malformed_chunk_in_the_middle_of_a_body_is_refused(
     writer.close()
 
 
+async def test_what_is_said_to_a_client_that_is_gone_reaches_nobody_else(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    router = await start_router(await start_backend(echo))
+    _, gone = await connect(router)
+    await until(lambda: len(router.router.connections) == 1)
+    (connection,) = router.router.connections
+    gone.close()
+    await until(lambda: not router.router.connections)
+    others = [await connect(router) for _ in range(5)]  # one of them has the number of the descriptor now
+    await until(lambda: len(router.router.connections) == 5)
+    connection.write(b"somebody's tokens")
+    assert connection.put(b"more of them") == len(b"more of them"), "taken, so that nobody tries again"
+    for reader, writer in others:
+        writer.write(get())
+        assert (await read_answer(reader))[0] == 200
+        writer.close()
+
+
 async def test_it_listens_on_ipv6(start_backend: StartBackend) -> None:
     from tuna_router.serving import bind, local_url
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 
 import httpx
 import pytest
 
 from ..backends import Seen, Wire
-from ..conftest import StartBackend, StartRouter, until
+from ..conftest import KEY, StartBackend, StartRouter, until
 
 STREAM = b'{"model":"m","prompt":"p","stream":true}'
 
@@ -254,3 +255,37 @@ async def test_a_client_that_reads_slowly_slows_the_backend_down(
     body = await reader.readexactly(len(piece) * count)
     assert len(body) == 50_000_000
     writer.close()
+
+
+async def test_tokens_that_a_slow_client_does_not_take_at_once_come_later_and_in_their_order(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    count = 2000
+    texts = [f"{number:06d}" + "x" * 3000 for number in range(count)]
+
+    async def speak(wire: Wire, seen: Seen) -> None:
+        await wire.stream_head()
+        for text in texts:
+            await wire.event({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]})
+            await asyncio.sleep(0)  # so that the router reads them one by one
+        await wire.event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        await wire.done()
+
+    router = await start_router(await start_backend(speak))
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", router.port))
+    reader, writer = await asyncio.open_connection(sock=sock, limit=8192)
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": True}).encode()
+    writer.write(
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nx-api-key: {KEY}\r\nconnection: close\r\n"
+        f"content-length: {len(body)}\r\n\r\n".encode()
+        + body
+    )
+    await until(lambda: any(client.unsent_bytes for client in router.router.connections))
+    answer = await reader.read(-1)
+    writer.close()
+    said = [piece.split(b'"')[0].decode() for piece in answer.split(b'"content":"')[1:]]
+    assert said == texts
+    assert answer.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
