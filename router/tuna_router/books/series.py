@@ -28,6 +28,14 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def add_between(self, begin: float, times: list[float]) -> None:
+        """Count the time from each to the next, from `begin` on."""
+        counts, bounds, last = self.counts, self.bounds, begin
+        for at in times:
+            counts[bisect_left(bounds, at - last)] += 1
+            last = at
+        self.total += last - begin
+
     @property
     def count(self) -> int:
         """How many values there were."""

@@ -24,6 +24,8 @@ _MOST_SIZES: Final = 4096
 chunk_lengths: Final[dict[bytes, int]] = {}
 """By the first four bytes of a chunk whose size has two or three digits, the length of the whole chunk with its
 framing; of those that were read."""
+THREE_DIGITS: Final = 0x100 + len(b"100\r\n\r\n")
+"""The length of the shortest chunk whose size has three digits, with its framing."""
 
 
 def chunk_of(payload: bytes) -> bytes:
@@ -31,9 +33,9 @@ def chunk_of(payload: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(payload), payload)
 
 
-def payload_of(chunk: bytes) -> bytes:
-    """What one whole chunk carries."""
-    return chunk[chunk.index(b"\r\n") + 2 : -2]
+def payloads_of(chunks: list[bytes]) -> list[bytes]:
+    """What whole chunks carry whose sizes have two or three digits."""
+    return [chunk[4 if len(chunk) < THREE_DIGITS else 5 : -2] for chunk in chunks]
 
 
 class BadFraming(Exception):

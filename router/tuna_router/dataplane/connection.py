@@ -11,7 +11,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final, Protocol
 
-from tuna_router.dataplane.chunked import BadFraming, ChunkedBody, chunk_lengths
+from tuna_router.dataplane.chunked import THREE_DIGITS, BadFraming, ChunkedBody, chunk_lengths
 from tuna_router.dataplane.response_head import (
     MAX_HEAD_BYTES,
     BadAnswer,
@@ -23,8 +23,6 @@ from tuna_router.dataplane.response_head import (
 
 _INTERIM: Final = (100, 102, 103)
 _REMEMBERED_BYTES: Final = 1024
-_THREE_DIGITS: Final = 0x100 + len(b"100\r\n\r\n")
-"""The length of the shortest chunk whose size has three digits, with its framing."""
 MOST_KEPT: Final = 256
 
 
@@ -208,7 +206,7 @@ class Connection(asyncio.Protocol):
             if (
                 total == len(data)
                 and data.endswith(self._ends)
-                and data.startswith(self._begins, 4 if total < _THREE_DIGITS else 5)
+                and data.startswith(self._begins, 4 if total < THREE_DIGITS else 5)
                 and data.find(b"\n", 5) == total - 4
                 and len(self.kept) < MOST_KEPT
             ):
