@@ -142,6 +142,10 @@ class Plan:
 class Endpoint:
     """Where requests go. `url` may have a path and has no trailing slash; `/v1/...` is appended to it.
 
+    balances: `url` is a load balancer before replicas that can be addressed one by one, as `Replica.url` tells:
+    the router goes to them directly and to `url` only where it knows of none. traffic_url: to be asked (GET) once
+    for each request that went past the balancer, whose count of requests decides how many replicas there are.
+
     replicas_url: answers `{"ready": n, "starting": n, "draining": n, "total": n}` to a GET with the resource's
     own headers, where the provider has such a thing; the router reads preemption notices from it.
     """
@@ -149,6 +153,8 @@ class Endpoint:
     ref: Ref
     url: str
     replicas_url: str | None = None
+    balances: bool = False
+    traffic_url: str | None = None
 
 
 class State(enum.StrEnum):
@@ -167,13 +173,19 @@ class State(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """A container or spot machine. started_at: Unix seconds from which it bills."""
+    """A container or spot machine. started_at: Unix seconds from which it bills.
+
+    url: answers from this replica alone, with the resource's own headers, where it can be addressed. notice_url:
+    answers 204 to a GET with those headers, and `{"seconds": n}` once the machine is to be taken away.
+    """
 
     id: str
     state: State
     started_at: float
     region: str | None = None
     detail: str = ""
+    url: str | None = None
+    notice_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +286,8 @@ class Backend(abc.ABC):
     name: ClassVar[str]
     """As in `--serverless-provider NAME` and in the registry."""
     kinds: ClassVar[frozenset[Kind]]
+    clouds: ClassVar[tuple[str, ...]] = ()
+    """As in `--spots-cloud NAME`, the clouds in which it rents spot machines; its name alone where empty."""
     options: ClassVar[Mapping[str, str]] = {}
     """The provider's own settings: name to one line of help."""
     pretends: ClassVar[bool] = False
