@@ -11,7 +11,7 @@ from tuna_nb.secrets import Secrets
 from tuna_nb.settings import Settings
 
 if TYPE_CHECKING:
-    from tuna_nb.deployments.router_host import RouterHost
+    from tuna_nb.deployments.router_hosts.base import RouterHost
     from tuna_nb.store import Store
 
 
@@ -37,7 +37,7 @@ class Workspace:
 
     def router_host(self, name: str = "process") -> RouterHost:
         """Where a deployment's router runs. Raises RequestError for an unknown host."""
-        from tuna_nb.deployments.router_host import open_host
+        from tuna_nb.deployments.router_hosts.base import open_host
 
         return open_host(name, self.settings)
 
