@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Collection
@@ -60,6 +61,8 @@ class Router:
         self.core.fleet.on_move = self._move
         self.core.fleet.on_silence = self._leave_the_silent
         self.core.on_open = self._listen_for_silence
+        self.core.on_gone = self._forget
+        self._forgetting: set[asyncio.Task[None]] = set()
         self._sweeper = self.core.wheel.timer(self._sweep)
 
     async def start(self) -> None:
@@ -188,6 +191,13 @@ class Router:
             handler = connection.handler
             if isinstance(handler, Exchange):
                 handler.move(backend)
+
+    def _forget(self, backend: LiveBackend) -> None:
+        """A replica is gone: off the list. In a task of its own: this one ends with the backend."""
+        rest = tuple(item for item in self.core.settings.backends if item.name != backend.name)
+        task = asyncio.create_task(self.configure(dataclasses.replace(self.core.settings, backends=rest)))
+        self._forgetting.add(task)
+        task.add_done_callback(self._forgetting.discard)
 
     def _listen_for_silence(self, backend: LiveBackend) -> None:
         """Requests failed there: see whether others have fallen silent."""
