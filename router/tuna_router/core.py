@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from tuna_router import state
@@ -21,6 +21,7 @@ from tuna_router.dataplane.wheel import Wheel
 from tuna_router.dataplane.wish import Wishes
 from tuna_router.fleet.breaker import Circuit
 from tuna_router.fleet.live import Fleet, LiveBackend
+from tuna_router.fleet.replicas import Replica
 from tuna_router.fleet.urls import is_metadata_service
 from tuna_router.keys.live import Guard
 from tuna_router.retry import RetryBudget
@@ -72,6 +73,8 @@ class Core:
         """Told when the circuit of a backend opens."""
         self.on_gone: Callable[[LiveBackend], None] | None = None
         """Told of a replica that has not been there for long."""
+        self.on_replicas: Callable[[str, Sequence[Replica]], None] | None = None
+        """Told of all replicas of a balancer."""
         self.streams: set[Stream] = set()
         """Those that run and keep what they said, to be continued."""
         self._save_to = save_to

@@ -55,7 +55,8 @@ class BackendSettings:
     A spot backend may be one replica behind `balancer`, another spot backend, which then is used only while none
     of its replicas is READY. `notice_url` answers 204, or `{"seconds": n}` once the machine will be taken away.
     Of a balancer, `traffic_url` is asked (GET) once for each request that went past it to one of its replicas, so
-    that whoever decides there how many replicas there are sees the traffic.
+    that whoever decides there how many replicas there are sees the traffic. `sync_url`, where the router runs
+    beside SkyServe's controller, takes those requests' times (POST) and answers with the replicas' addresses.
     """
 
     name: str
@@ -76,6 +77,7 @@ class BackendSettings:
     balancer: str | None = None
     notice_url: str | None = None
     traffic_url: str | None = None
+    sync_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,6 +428,7 @@ _BACKEND_CHECKS: dict[str, Callable[[str, object], object]] = {
     "balancer": _optional_name,
     "notice_url": _optional_url,
     "traffic_url": _optional_url,
+    "sync_url": _optional_url,
 }
 _SETTINGS_CHECKS: dict[str, Callable[[str, object], object]] = {
     "backends": _backends,

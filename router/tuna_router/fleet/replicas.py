@@ -2,39 +2,23 @@
 
 A balancer learns late that a replica is gone, and hides which one answers. So the router goes to each itself, as
 to a backend of its own, with the balancer's headers, price and limits; the balancer is left for the time in which
-no replica is known. Who told of a replica may be asleep by the time that its machine is somebody else's: one
-that has not answered for `GONE_S` is forgotten, before our headers knock there once more.
+no replica is known.
 """
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-import json
-import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tuna_router.core import Core
-from tuna_router.dataplane.connection import BackendLost
 from tuna_router.errors import SettingsError
-from tuna_router.fleet.live import LiveBackend
 from tuna_router.settings import BackendSettings, check_url
-from tuna_router.spot import Notice, SpotState
 
-GONE_S: Final = 120.0
 MOST: Final = 100
 _LONGEST_NAME: Final = 63
-_LOOK_S: Final = 1.0
-_NOTICE_INTERVAL_S: Final = 1.0
-_TRAFFIC_INTERVAL_S: Final = 1.0
-_MOST_TOLD: Final = 100
-"""Of the requests of one interval: enough for every replica that such traffic needs."""
-_AT_ONCE: Final = 8
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,30}")
-_log = logging.getLogger("tuna_router.fleet.replicas")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +57,10 @@ def parse(data: object) -> list[Replica]:
 def with_replicas(
     backends: Sequence[BackendSettings], balancer: str, replicas: Sequence[Replica]
 ) -> tuple[BackendSettings, ...]:
-    """The backends with exactly these replicas of `balancer`, right after it. Raises SettingsError for a name
-    that is no balancer's."""
+    """The backends with exactly these replicas of `balancer`, right after it.
+
+    One at a known address keeps its name, whoever told of it. Raises SettingsError for what is no balancer's name.
+    """
     behind = next((b for b in backends if b.name == balancer and b.balancer is None), None)
     if behind is None:
         raise SettingsError(f"there is no backend {balancer!r}", "known: " + ", ".join(b.name for b in backends))
@@ -85,7 +71,8 @@ def with_replicas(
         if backend.balancer != balancer:
             result.append(backend)
         if backend is behind:
-            result += [_backend(behind, replica) for replica in replicas]
+            known = {item.url: item for item in backends if item.balancer == balancer}
+            result += [_backend(behind, replica, known.get(replica.url)) for replica in replicas]
     return tuple(result)
 
 
@@ -98,91 +85,15 @@ def with_headers_of_balancers(backends: Sequence[BackendSettings]) -> tuple[Back
     )
 
 
-def _backend(behind: BackendSettings, replica: Replica) -> BackendSettings:
+def _backend(behind: BackendSettings, replica: Replica, known: BackendSettings | None) -> BackendSettings:
     return dataclasses.replace(
         behind,
-        name=f"{behind.name}.{replica.id}",
+        name=known.name if known is not None else f"{behind.name}.{replica.id}",
         url=replica.url,
         balancer=behind.name,
-        notice_url=replica.notice_url,
+        notice_url=replica.notice_url or (known.notice_url if known is not None else None),
         traffic_url=None,
+        sync_url=None,
         replicas_url=None,
         keep_warm=False,
     )
-
-
-async def listen_for_notice(core: Core, backend: LiveBackend) -> None:
-    """Ask the replica each second whether its machine will be taken away, as long as it serves."""
-    url = backend.settings.notice_url
-    while url is not None:
-        await asyncio.sleep(_NOTICE_INTERVAL_S)
-        if backend.state is not SpotState.READY:
-            continue
-        seconds = await _notice(core, backend.settings, url)
-        if seconds is not None:
-            _log.info("%s: its machine goes in %g s", backend.name, seconds)
-            backend.tell(Notice(seconds, last=True))
-
-
-async def _notice(core: Core, backend: BackendSettings, url: str) -> float | None:
-    try:
-        status, body = await core.upstream.fetch(backend, "GET", url, timeout_s=core.settings.connect_timeout_s)
-        if status != 200:
-            return None
-        seconds = json.loads(body)["seconds"]
-    except (TimeoutError, BackendLost, ValueError, KeyError, TypeError):
-        return None  # whether it serves is for probes and requests to find out
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 86400:
-        return None
-    return float(seconds)
-
-
-async def forget_when_gone(core: Core, backend: LiveBackend) -> None:
-    """Have a replica taken off the list that has not been READY for GONE_S."""
-    machine = backend.machine
-    seen = core.meter.clock()
-    while machine is not None and backend.settings.balancer is not None:
-        now = core.meter.clock()
-        if machine.state is SpotState.READY:
-            seen = now
-        elif now - seen >= GONE_S and core.on_gone is not None:
-            _log.warning("%s: not there for %g s: forgotten", backend.name, GONE_S)
-            core.on_gone(backend)
-            return
-        await asyncio.sleep(_LOOK_S)
-
-
-async def tell_traffic(core: Core, backend: LiveBackend) -> None:
-    """Ask a balancer's `traffic_url` once for each request that went past it."""
-    counted = {replica.name: replica.tally.started for replica in core.fleet.replicas_of(backend.name)}
-    failing = False
-    while backend.settings.traffic_url is not None:
-        await asyncio.sleep(_TRAFFIC_INTERVAL_S)
-        went_past = 0
-        for replica in core.fleet.replicas_of(backend.name):
-            started = replica.tally.started
-            went_past += started - counted.get(replica.name, 0)
-            counted[replica.name] = started
-        told = await _tell(core, backend.settings, min(went_past, _MOST_TOLD))
-        if failing is told:
-            failing = not told
-            if failing:
-                _log.warning("%s: its balancer can't be told of traffic", backend.name)
-
-
-async def _tell(core: Core, backend: BackendSettings, times: int) -> bool:
-    url = backend.traffic_url
-    assert url is not None
-    left = times
-
-    async def some() -> bool:
-        nonlocal left
-        while left > 0:
-            left -= 1
-            try:
-                await core.upstream.fetch(backend, "GET", url, timeout_s=core.settings.connect_timeout_s)
-            except (TimeoutError, BackendLost, ValueError):
-                return False
-        return True
-
-    return all(await asyncio.gather(*(some() for _ in range(min(times, _AT_ONCE)))))

@@ -15,9 +15,9 @@ from collections.abc import Iterable
 
 from tuna_router.core import Core
 from tuna_router.dataplane.connection import BackendLost
+from tuna_router.fleet.balancer import forget_when_gone, listen_for_notice, tell_traffic
 from tuna_router.fleet.live import LiveBackend
 from tuna_router.fleet.queue_depth import look_at_queue
-from tuna_router.fleet.replicas import forget_when_gone, listen_for_notice, tell_traffic
 from tuna_router.settings import BackendSettings
 from tuna_router.spot import Notice, ProbeFailed, ProbePassed, ReplicasSeen, SpotState, Tick
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tuna_router.errors import SettingsError
-from tuna_router.fleet import replicas as replicas_module
+from tuna_router.fleet import balancer as balancer_module
 from tuna_router.fleet.replicas import Replica, parse, with_replicas
 from tuna_router.settings import parse_settings
 from tuna_router.state import load
@@ -120,7 +120,7 @@ async def test_replicas_outlive_a_restart_and_follow_renewed_headers(
 async def test_a_notice_at_the_replica_moves_its_traffic_before_the_machine_goes(
     start_backend: StartBackend, start_router: StartRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replicas_module, "_NOTICE_INTERVAL_S", 0.01)
+    monkeypatch.setattr(balancer_module, "_NOTICE_INTERVAL_S", 0.01)
     going = False
 
     async def sidecar(wire: Wire, seen: Seen) -> None:
@@ -144,7 +144,7 @@ async def test_a_notice_at_the_replica_moves_its_traffic_before_the_machine_goes
 async def test_the_balancer_hears_of_every_request_that_went_past_it(
     start_backend: StartBackend, start_router: StartRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replicas_module, "_TRAFFIC_INTERVAL_S", 0.01)
+    monkeypatch.setattr(balancer_module, "_TRAFFIC_INTERVAL_S", 0.01)
     told = 0
 
     async def count(wire: Wire, seen: Seen) -> None:
@@ -163,11 +163,47 @@ async def test_the_balancer_hears_of_every_request_that_went_past_it(
     assert told == 7
 
 
+async def test_beside_its_controller_the_addresses_come_from_there_and_the_times_of_requests_go_there(
+    start_backend: StartBackend, start_router: StartRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(balancer_module, "_SYNC_INTERVAL_S", 0.01)
+    stamps: list[float] = []
+    one = await start_backend()
+    answers: list[Any] = [{"replica_info": {one.url: {"gpu_type": "L4"}}}]
+
+    async def controller(wire: Wire, seen: Seen) -> None:
+        assert (seen.method, seen.target) == ("POST", "/controller/load_balancer_sync")
+        assert "authorization" not in seen.headers
+        stamps.extend(seen.json()["request_aggregator"]["timestamps"])
+        if answers[-1] is None:
+            await wire.json({"detail": "busy"}, 500)
+        else:
+            await wire.json(answers[-1])
+
+    front, beside = await start_backend(), await start_backend(controller)
+    sync_url = f"{beside.url}/controller/load_balancer_sync"
+    router = await start_router(backends=[balancer(front, sync_url=sync_url)])
+    name = "spot." + one.url.removeprefix("http://").replace(":", "-")
+    await until(lambda: name in [b.name for b in router.router.core.fleet] and router.state(name) == "READY")
+    for _ in range(5):
+        assert await chosen(router) == name
+    await until(lambda: len(stamps) == 5)
+    assert (await put(router, one, notice_url="http://127.0.0.1:1/notice")).status_code == 200
+    assert [b.name for b in router.router.core.fleet] == ["spot", name], "known by its address"
+    assert router.router.core.fleet[name].settings.notice_url == "http://127.0.0.1:1/notice"
+    answers.append(None)
+    seen = len(beside.seen)
+    await until(lambda: len(beside.seen) > seen + 2)
+    assert router.state(name) == "READY", "an error is not read as none there"
+    answers.append({"replica_info": {}})
+    await until(lambda: [b.name for b in router.router.core.fleet] == ["spot"])
+
+
 async def test_a_replica_that_is_not_there_for_long_is_forgotten_with_our_headers(
     start_backend: StartBackend, start_router: StartRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replicas_module, "_LOOK_S", 0.01)
-    monkeypatch.setattr(replicas_module, "GONE_S", 0.3)
+    monkeypatch.setattr(balancer_module, "_LOOK_S", 0.01)
+    monkeypatch.setattr(balancer_module, "GONE_S", 0.3)
     front, one = await start_backend(), await start_backend()
     router = await start_router(backends=[balancer(front)])
     await put(router, one, f"http://127.0.0.1:{free_port()}")
