@@ -22,6 +22,7 @@ class Workspace:
         self.settings = settings
         self.secrets = Secrets(settings)
         self._backends: dict[str, Backend] = {}
+        self._router_hosts: dict[str, RouterHost] = {}
 
     @cached_property
     def store(self) -> Store:
@@ -39,7 +40,9 @@ class Workspace:
         """Where a deployment's router runs. Raises RequestError for an unknown host."""
         from tuna_nb.deployments.router_hosts.base import open_host
 
-        return open_host(name, self.settings)
+        if name not in self._router_hosts:
+            self._router_hosts[name] = open_host(name, self.settings)
+        return self._router_hosts[name]
 
     def close(self) -> None:
         if "store" in self.__dict__:

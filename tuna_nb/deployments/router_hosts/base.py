@@ -13,16 +13,36 @@ from typing import Any, Protocol
 
 from tuna_nb.backends.base import LogLine
 from tuna_nb.errors import RequestError, did_you_mean
+from tuna_nb.records import ResourceRecord
 from tuna_nb.settings import Settings
 
-PROCESS, VM, CONTROLLER, URL = "process", "vm", "controller", "url"
+PROCESS, VM, CONTROLLER = "process", "vm", "controller"
 HOSTS = {
     PROCESS: "process:ProcessHost",
     VM: "vm:VmHost",
     CONTROLLER: "controller:ControllerHost",
-    URL: "url:UrlHost",
 }
 """As in `--router-host NAME`: "module:class" of each."""
+
+
+ALSO = "also:"
+"""Before the name of a second host, in a router's `provider_id`, while it moves."""
+CLEAR = (
+    "the router is reached by plain http: keys and texts cross the network readable; `tuna router status` shows "
+    "the ssh tunnel that hides them"
+)
+"""Said of every router on another machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """What a router on a host would be. price_per_hour_usd: beside all else; None is unknown. notes: for the plan's
+    reader. trouble: why it can't be there, with a hint."""
+
+    price_per_hour_usd: float | None = 0.0
+    notes: tuple[str, ...] = ()
+    trouble: str | None = None
+    hint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +73,12 @@ class RouterHost(Protocol):
     that is never read as "not there"."""
 
     name: str
+    beside_spot: bool
+    """It is on the machine that the spot side keeps: that one must be there first, and what it alone reaches is
+    reached from here."""
+
+    async def prospect(self, near: str | None) -> Prospect:
+        """What a router here would cost, and what may be in its way; starts nothing."""
 
     async def start(
         self, deployment_id: str, config: dict[str, Any], port: int | None, public: bool, near: str | None = None
@@ -86,6 +112,12 @@ class RouterHost(Protocol):
 
     async def list_owned(self) -> list[str]:
         """The deployment ids of every router here, running or left behind."""
+
+
+def hosts_of(resource: ResourceRecord) -> list[str]:
+    """Every host that may have a router of this record: two, where a move did not come to its end."""
+    known = resource.provider_id or ""
+    return [resource.provider, *([known.removeprefix(ALSO)] if known.startswith(ALSO) else [])]
 
 
 def open_host(name: str, settings: Settings) -> RouterHost:

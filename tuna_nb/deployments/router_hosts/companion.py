@@ -1,5 +1,5 @@
 """The process beside the launcher that goes with a router wherever that runs: it has the user's credentials, which
-the router must not have, and renews the headers that expire."""
+the router must not have, and tells it of fresh headers and of its replicas."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import psutil
 from tuna_nb.errors import RouterError
 from tuna_nb.settings import Settings
 
-RENEWAL = "tuna_nb.deployments.renewal"
+KEEPER = "tuna_nb.deployments.keeper"
 """The module that it runs."""
 STOP_TIMEOUT_S = 10
 
@@ -26,14 +26,14 @@ async def ensure(settings: Settings, deployment_id: str, log: Path) -> None:
 
 
 def _ensure(settings: Settings, deployment_id: str, log: Path) -> None:
-    if find(deployment_id, RENEWAL) is not None:
+    if find(deployment_id, KEEPER) is not None:
         return
     # Its store and data folder are this process's, by whichever setting.
     environment = {**os.environ, "TUNA_DATA_DIR": str(settings.data_dir)}
     environment["TUNA_DATABASE_URL"] = settings.database_url
     with log.open("ab") as out:
         subprocess.Popen(
-            [sys.executable, "-m", RENEWAL, deployment_id],
+            [sys.executable, "-m", KEEPER, deployment_id],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
@@ -44,10 +44,10 @@ def _ensure(settings: Settings, deployment_id: str, log: Path) -> None:
 
 def stop(deployment_id: str, within_s: float = STOP_TIMEOUT_S) -> None:
     """End it, and return when it is gone. Not found is success. Raises RouterError."""
-    process = find(deployment_id, RENEWAL)
+    process = find(deployment_id, KEEPER)
     if process is not None:
         end(process, within_s)
-    if find(deployment_id, RENEWAL) is not None:
+    if find(deployment_id, KEEPER) is not None:
         raise RouterError(f"the process beside the router of {deployment_id} does not end", "end it by hand")
 
 

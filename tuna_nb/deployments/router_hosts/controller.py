@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tuna_nb.deployments.router_hosts.base import CONTROLLER
+from tuna_nb.deployments.router_hosts.base import CLEAR, CONTROLLER, Prospect
 from tuna_nb.deployments.router_hosts.remote import Machine, RemoteHost
 from tuna_nb.errors import RouterError
 
@@ -18,8 +18,9 @@ OPEN_PORTS: Final = range(30020, 30010, -1)
 """Of the 30001 to 30020 that SkyServe 0.14 opens, those that more than ten services would come to."""
 
 NOTE: Final = (
-    "the router runs on SkyServe's controller, which stops ten minutes after its last service is gone, the router "
-    "with it; --use-different-vm-for-lb gives it a VM of its own"
+    "the router runs on SkyServe's controller, and answers once that is up; it stops ten minutes after its last "
+    "service is gone, and the router with it; --use-different-vm-for-lb gives it a VM of its own, --router-host "
+    "process runs it here"
 )
 
 
@@ -27,8 +28,13 @@ class ControllerHost(RemoteHost):
     """Routers on the controller of the user's SkyPilot."""
 
     name = CONTROLLER
+    beside_spot = True
     memory_mb = 768
     """A controller of 8 GB is mostly full of its own."""
+
+    async def prospect(self, near: str | None) -> Prospect:
+        trouble = await self.machines.no_controller()
+        return Prospect(0.0, (NOTE, CLEAR), trouble, "--use-different-vm-for-lb gives it a VM of its own")
 
     async def machine(self, deployment_id: str, fresh: bool = False) -> Machine | None:
         return await self.machines.controller(fresh)

@@ -20,7 +20,7 @@ import psutil
 
 from tuna_nb.backends.base import LogLine
 from tuna_nb.deployments.router_hosts import companion
-from tuna_nb.deployments.router_hosts.base import PROCESS, RouterState
+from tuna_nb.deployments.router_hosts.base import PROCESS, Prospect, RouterState
 from tuna_nb.errors import RouterError
 from tuna_nb.settings import Settings
 
@@ -39,9 +39,13 @@ class ProcessHost:
     """
 
     name = PROCESS
+    beside_spot = False
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+
+    async def prospect(self, near: str | None) -> Prospect:
+        return Prospect()
 
     async def start(
         self, deployment_id: str, config: dict[str, Any], port: int | None, public: bool, near: str | None = None
@@ -50,7 +54,7 @@ class ProcessHost:
 
     async def keep_renewed(self, deployment_id: str) -> None:
         folder = self._settings.data_folder("routers", deployment_id)
-        await companion.ensure(self._settings, deployment_id, folder / "renewal.log")
+        await companion.ensure(self._settings, deployment_id, folder / "keeper.log")
 
     async def url(self, deployment_id: str) -> str | None:
         return self._announced(deployment_id) if self._process(deployment_id) else None

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Final, Protocol
 
 from tuna_nb.backends.base import LogLine
 from tuna_nb.deployments.router_hosts import companion, wheel
-from tuna_nb.deployments.router_hosts.base import RouterState
+from tuna_nb.deployments.router_hosts.base import Prospect, RouterState
 from tuna_nb.errors import RouterError
 from tuna_nb.settings import Settings
 
@@ -74,17 +74,26 @@ class Machines(Protocol):
     async def open_port(self, name: str, port: int) -> None:
         """Let everyone reach that port of a machine."""
 
+    async def no_controller(self) -> str | None:
+        """Why there is no controller VM, nor will be; None where there is or will be one."""
+
+    async def price(self, near: str | None) -> float | None:
+        """USD per hour of what `launch` makes; None where it is not known."""
+
 
 class RemoteHost(abc.ABC):
     """What `vm` and `controller` share."""
 
     name: ClassVar[str]
+    beside_spot: ClassVar[bool] = False
     memory_mb: ClassVar[int]
     """Of the router; above it, another one takes its place."""
 
     def __init__(self, settings: Settings, machines: Machines | None = None) -> None:
         self._settings = settings
         self._given = machines
+        self._last_url: dict[str, str] = {}
+        """By deployment: where it was seen."""
 
     @property
     def machines(self) -> Machines:
@@ -114,6 +123,10 @@ class RemoteHost(abc.ABC):
     @abc.abstractmethod
     async def removed(self, deployment_id: str) -> None:
         """What is to be done when the router is gone."""
+
+    @abc.abstractmethod
+    async def prospect(self, near: str | None) -> Prospect:
+        """As RouterHost has it."""
 
     async def start(
         self, deployment_id: str, config: dict[str, Any], port: int | None, public: bool, near: str | None = None
@@ -148,7 +161,15 @@ class RemoteHost(abc.ABC):
         await companion.ensure(self._settings, deployment_id, log)
 
     async def url(self, deployment_id: str) -> str | None:
-        return (await self.state(deployment_id)).url
+        # The router itself is the quickest to ask; only where it is silent, ssh and SkyPilot are.
+        last = self._last_url.get(deployment_id)
+        if last is not None and await _answers(last):
+            return last
+        found = (await self.state(deployment_id)).url
+        self._last_url.pop(deployment_id, None)
+        if found is not None:
+            self._last_url[deployment_id] = found
+        return found
 
     async def state(self, deployment_id: str) -> RouterState:
         machine, there = await self._look(deployment_id)
@@ -273,20 +294,23 @@ class RemoteHost(abc.ABC):
 
     async def _reached(self, url: str, port: int) -> None:
         """Raises RouterError where no health comes from there: a router that clients can't reach is none."""
-        import httpx
-
         end = time.monotonic() + REACH_S
+        while not await _answers(url):
+            if time.monotonic() > end:
+                raise RouterError(
+                    f"the router runs, but {url} can't be reached from here",
+                    f"let port {port} through the firewalls on the way, or choose another --router-host",
+                )
+            await asyncio.sleep(1)
+
+
+async def _answers(url: str) -> bool:
+    import httpx
+
+    with contextlib.suppress(httpx.HTTPError):
         async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
-            while True:
-                with contextlib.suppress(httpx.HTTPError):
-                    if (await client.get(f"{url}/router/health")).status_code == 200:
-                        return
-                if time.monotonic() > end:
-                    raise RouterError(
-                        f"the router runs, but {url} can't be reached from here",
-                        f"let port {port} through the firewalls on the way, or choose another --router-host",
-                    )
-                await asyncio.sleep(1)
+            return (await client.get(f"{url}/router/health")).status_code == 200
+    return False
 
 
 async def _ssh(machine: Machine, command: str) -> asyncio.subprocess.Process:

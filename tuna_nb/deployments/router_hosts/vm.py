@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from tuna_nb.deployments.router_hosts.base import VM
+from tuna_nb.deployments.router_hosts.base import CLEAR, VM, Prospect
 from tuna_nb.deployments.router_hosts.remote import Machine, RemoteHost
 
 PORT: Final = 8080
@@ -18,6 +18,9 @@ class VmHost(RemoteHost):
 
     name = VM
     memory_mb = 2048
+
+    async def prospect(self, near: str | None) -> Prospect:
+        return Prospect(await self.machines.price(near), (CLEAR,))
 
     async def machine(self, deployment_id: str, fresh: bool = False) -> Machine | None:
         return await self.machines.find(cluster_name(deployment_id), fresh)
