@@ -175,6 +175,8 @@ class _Apply:
             near(self._plan.request),
         )
         self._store.update_resource(resource.id, state="created", url=url, provider_id=self._record.id)
+        for note in self._plan.router.notes if self._plan.router else ():
+            self._report.note(f"router: {note}")
         await self._keep_renewed()
         return url
 
