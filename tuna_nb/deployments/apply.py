@@ -92,11 +92,7 @@ class _Apply:
         try:
             if self._plan.spot is not None:
                 spot = asyncio.create_task(self._create_spot(self._plan.spot))
-            if spot is not None and self._beside_spot:
-                # The machine that it runs on comes with the spot side.
-                self._report.step("the spot side's controller, which the router runs on", 0.05)
-                await asyncio.wait({spot})
-            url = await self._serve()
+            url = await self._serve(spot)
             self._store.update_deployment(self._record.id, state="running", endpoint_url=url)
             self._store.add_event(self._record.id, f"serving at {url}")
             self._report.fact("endpoint", f"{url}/v1")
@@ -125,7 +121,7 @@ class _Apply:
                 f"`tuna destroy --service-name {self._record.name}` tries again",
             ) from error
 
-    async def _serve(self) -> str:
+    async def _serve(self, spot: asyncio.Task[Endpoint | None] | None) -> str:
         """Serverless up, the router before it, and one real answer through both."""
         request = self._plan.request
         self._report.step(f"serverless on {request.serverless_provider}", 0.1)
@@ -135,6 +131,10 @@ class _Apply:
             url = serverless.url
             headers = dict((await self._backend(SERVERLESS).auth(serverless.ref)).headers)
         else:
+            if spot is not None and self._beside_spot:
+                # The machine that it runs on comes with the spot side.
+                self._report.step("the spot side's controller, which the router will run on", 0.2)
+                await asyncio.wait({spot})
             self._report.step("router", 0.3)
             url = await self._start_router()
             headers = {"Authorization": f"Bearer {self._key('api_key')}"}
