@@ -1,0 +1,1 @@
+"""Spot GPUs through SkyPilot's SkyServe."""
