@@ -57,9 +57,7 @@ ASKED = {
     "four GPUs": with_engine(tp_size=4),
     "own image": with_engine(image="ghcr.io/me/vllm:1"),
     "own command": with_engine(command="llama-server -m {model} --port {port}"),
-    "own command, regions": request(
-        engine=Engine("m", command="serve {model}"), region="us-east-1,us-east-2"
-    ),
+    "own command, regions": request(engine=Engine("m", command="serve {model}"), region="us-east-1,us-east-2"),
     "own command in an image": with_engine(command="serve {model}", image="me/mine:2"),
     "gated": with_engine(gated=True),
     "quantized": with_engine(quantization="awq", dtype="half", fast_boot=False),
