@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +21,27 @@ REQUIRED = frozenset(os.environ.get("TUNA_TEST_REQUIRE", "").split())
 """Marks whose tests may not be skipped: where this is set, a skip is a failure."""
 
 
-ACCOUNTS = ("AZURE_", "BASETEN_", "CEREBRIUM_", "CLOUDRUN_", "CLOUDSDK_", "GOOGLE_", "MODAL_", "RUNPOD_")
+ACCOUNTS = (
+    "AWS_",
+    "AZURE_",
+    "BASETEN_",
+    "CEREBRIUM_",
+    "CLOUDRUN_",
+    "CLOUDSDK_",
+    "GOOGLE_",
+    "MODAL_",
+    "RUNPOD_",
+    "SKYPILOT_",
+)
 """Beginnings of the variables by which providers know their users."""
-SIGNED_IN = ("AZURE_CONFIG_DIR", "CLOUDSDK_CONFIG", "HF_TOKEN_PATH", "MODAL_CONFIG_PATH")
+SIGNED_IN = (
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AZURE_CONFIG_DIR",
+    "CLOUDSDK_CONFIG",
+    "HF_TOKEN_PATH",
+    "MODAL_CONFIG_PATH",
+)
 """Where providers' own tools keep what they know of the user."""
 
 
@@ -30,8 +51,11 @@ def pytest_configure() -> None:
         del os.environ[name]
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         os.environ.pop(name, None)
+    # Some make what they do not find there, and in "/nonexistent" root can.
+    nowhere = tempfile.mkdtemp(prefix="tuna-nobody-")
+    atexit.register(shutil.rmtree, nowhere, ignore_errors=True)
     for name in SIGNED_IN:
-        os.environ[name] = "/nonexistent/nobody"
+        os.environ[name] = f"{nowhere}/{name.lower()}"
     os.environ["NO_GCE_CHECK"] = "true"
 
 

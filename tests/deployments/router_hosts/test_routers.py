@@ -16,6 +16,7 @@ from tuna_nb.backends.local.backend import LocalBackend
 from tuna_nb.commands.cost import bill_of
 from tuna_nb.deployments import reconcile, routers
 from tuna_nb.deployments.request import DeployRequest
+from tuna_nb.deployments.router_hosts import vm
 from tuna_nb.deployments.router_hosts.controller import ControllerHost
 from tuna_nb.deployments.router_hosts.vm import VmHost
 from tuna_nb.deployments.status import status
@@ -105,9 +106,11 @@ async def test_a_router_that_nobody_owns_is_found_on_the_machine_and_removed(
 
 
 async def test_a_vm_of_the_routers_own_is_in_the_status_and_in_the_bill(
-    elsewhere: Workspace, request_of: Make, machines: OneMachine
+    elsewhere: Workspace, request_of: Make, machines: OneMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = await deploy(elsewhere, request_of("a", router_host="vm", port=free_port()))
+    # The machine is this one, where the usual port may be somebody else's.
+    monkeypatch.setattr(vm, "PORT", free_port())
+    record = await deploy(elsewhere, request_of("a", router_host="vm"))
     assert [one[0] for one in machines.launched] == [f"tuna-{record.id}-router"]
     router = next(c for c in (await status(elsewhere, record)).components if c.role == "router")
     assert (router.billing, router.rate_usd_per_hour) == (True, 0.04)

@@ -40,6 +40,7 @@ class ProcessHost:
 
     name = PROCESS
     beside_spot = False
+    takes_minutes = False
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -28,6 +28,7 @@ class UrlHost:
     """The router at `url`; which also is this host's name in the records."""
 
     beside_spot = False
+    takes_minutes = False
 
     def __init__(self, settings: Settings, url: str) -> None:
         self._settings = settings
