@@ -49,7 +49,7 @@ def pytest_configure() -> None:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         os.environ.pop(name, None)
     for name in SIGNED_IN:
-        os.environ[name] = "/nonexistent/nobody"
+        os.environ[name] = "/dev/null/nobody"
     os.environ["NO_GCE_CHECK"] = "true"
 
 

@@ -6,23 +6,25 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tuna_nb.backends import registry
 from tuna_nb.backends.base import Backend, Engine, Kind, Plan, PlannedResource, ServiceRequest
 from tuna_nb.backends.names import resource_name
 from tuna_nb.catalog import hub
 from tuna_nb.deployments.choice import Choice, choose
 from tuna_nb.deployments.request import DeployRequest
 from tuna_nb.deployments.workspace import Workspace
-from tuna_nb.errors import CredentialsError, RequestError, did_you_mean
+from tuna_nb.errors import BackendError, CredentialsError, RequestError, did_you_mean
 from tuna_nb.secrets import hugging_face_token
 
 SERVERLESS, SPOT, ROUTER = "serverless", "spot", "router"
 """The roles of a deployment's resources."""
+_PREFERRED = "aws"
 
 
 @dataclass(frozen=True, slots=True)
 class DeploymentPlan:
     """spot and router_host are None for a serverless-only deployment. choice: why this serverless provider,
-    where the user named none."""
+    where the user named none. spot_provider: which backend rents at the request's `spots_cloud`."""
 
     deployment_id: str
     request: DeployRequest
@@ -30,6 +32,7 @@ class DeploymentPlan:
     spot: Plan | None
     router_host: str | None
     choice: Choice | None = None
+    spot_provider: str = "local"
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -59,10 +62,6 @@ class DeploymentPlan:
     @property
     def serverless_provider(self) -> str:
         return self.request.serverless_provider or "local"
-
-    @property
-    def spot_provider(self) -> str:
-        return self.request.spots_cloud or "local"
 
     @property
     def worst_case_usd_per_hour(self) -> float | None:
@@ -135,8 +134,9 @@ async def plan(workspace: Workspace, request: DeployRequest, deployment_id: str)
     request = replace(request, serverless_provider=name)
     sides: list[tuple[Backend, Kind]] = [(_side(workspace, name, Kind.SERVERLESS), Kind.SERVERLESS)]
     if not request.serverless_only:
-        request = replace(request, spots_cloud=request.spots_cloud or "local")
-        sides.append((_side(workspace, request.spots_cloud or "", Kind.SPOT), Kind.SPOT))
+        cloud = request.spots_cloud or _default_cloud(workspace)
+        request = replace(request, spots_cloud=cloud)
+        sides.append((_side(workspace, registry.for_cloud(cloud, workspace.backend).name, Kind.SPOT), Kind.SPOT))
         # A wrong host is refused here, before anything is recorded.
         workspace.router_host(request.router_host)
     known = {option for backend, _ in sides for option in backend.options}
@@ -155,7 +155,23 @@ async def plan(workspace: Workspace, request: DeployRequest, deployment_id: str)
         plans[1] if len(plans) > 1 else None,
         None if request.serverless_only else request.router_host,
         choice,
+        sides[-1][0].name,
     )
+
+
+def _default_cloud(workspace: Workspace) -> str:
+    """AWS where it can be rented from, else another cloud that can, else this machine, which only pretends.
+
+    A provider that is no cloud's broker has to be named.
+    """
+    found: list[str] = []
+    for name in registry.names():
+        try:
+            backend = workspace.backend(name)
+        except BackendError:
+            continue  # it can't be loaded, and `tuna check` says so
+        found += backend.clouds_here()
+    return _PREFERRED if _PREFERRED in found else next(iter(found), "local")
 
 
 def _service(
@@ -172,8 +188,14 @@ def _service(
         scaling=request.serverless if kind is Kind.SERVERLESS else request.spot,
         region=request.region if kind is Kind.SPOT else None,
         public=request.public and request.serverless_only,
-        options={k: v for k, v in request.options.items() if k in backend.options},
+        options={k: v for k, v in request.options.items() if k in backend.options}
+        | (cloud_option(backend, request.spots_cloud) if kind is Kind.SPOT else {}),
     )
+
+
+def cloud_option(backend: Backend, cloud: str | None) -> dict[str, str]:
+    """How a backend of several clouds is told which of them is meant: by its option `cloud`."""
+    return {"cloud": cloud} if cloud in backend.clouds else {}
 
 
 async def require_set_up(workspace: Workspace, planned: DeploymentPlan) -> None:

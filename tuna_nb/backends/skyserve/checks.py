@@ -49,7 +49,7 @@ async def rows(sky: Client, found: Found, request: ServiceRequest | None) -> lis
             listed.append(Check("credentials", False, f"no credentials of {cloud} are here", SIGN_IN[cloud]))
             return listed
     listed.append(await _enabled(sky, cloud))
-    if request is None or not listed[-1].passed:
+    if request is None or not request.gpu or not listed[-1].passed:
         return listed
     listed.append(await _gpu(found, cloud, request))
     listed.append(await _quota(cloud, request, remote))
