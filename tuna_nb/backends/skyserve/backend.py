@@ -261,6 +261,9 @@ class SkyServeBackend(Backend):
         return services(told, accounts.server())
 
     async def _all(self) -> list[Service]:
+        """Where SkyPilot was never used nobody is asked: that would start an API server, and take long."""
+        if accounts.never_used():
+            return []
         try:
             return await self._records(None)
         except Down as down:

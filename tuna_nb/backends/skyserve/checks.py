@@ -13,8 +13,9 @@ from typing import Final
 
 from tuna_nb.backends.base import Check, ServiceRequest
 from tuna_nb.backends.skyserve import accounts, prices, quota
+from tuna_nb.backends.skyserve.accounts import SERVER
 from tuna_nb.backends.skyserve.client import Client, installed
-from tuna_nb.backends.skyserve.said import INSTALL, SERVER, SIGN_IN
+from tuna_nb.backends.skyserve.said import INSTALL, SIGN_IN
 from tuna_nb.backends.skyserve.task import CLOUDS, cloud_of, places
 from tuna_nb.errors import BackendError, RequestError
 from tuna_nb.secrets import hugging_face_token
