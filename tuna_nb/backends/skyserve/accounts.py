@@ -41,7 +41,7 @@ def clouds_here() -> tuple[str, ...]:
 
 
 def _told() -> str | None:
-    """What `sky api login` wrote into SkyPilot's configuration; a file that can't be read SkyPilot itself refuses."""
+    """What `sky api login` wrote into SkyPilot's configuration; SkyPilot itself refuses a file that is broken."""
     path = Path(os.environ.get("SKYPILOT_GLOBAL_CONFIG") or _CONFIG).expanduser()
     try:
         found = yaml.safe_load(path.read_text())
