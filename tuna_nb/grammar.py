@@ -98,8 +98,12 @@ def _deploy(p: Parser) -> None:
     p.add_argument("--gpu", required=True, help="GPU type, e.g. L4, L40S, A100, H100")
     p.add_argument("--gpu-count", type=int, default=1, metavar="N", help="GPUs per replica (default 1)")
     p.add_argument("--serverless-provider", metavar="NAME", help="default: the cheapest that sells the GPU")
-    p.add_argument("--spots-cloud", metavar="NAME", help="cloud of the spot GPUs")
-    p.add_argument("--region", help="region of the spot GPUs")
+    p.add_argument(
+        "--spots-cloud",
+        metavar="NAME",
+        help="of the spot GPUs: aws, gcp, azure or local (default: aws where it is set up)",
+    )
+    p.add_argument("--region", help="of the spot GPUs, or several with commas: us-east-1,us-east-2")
     p.add_argument("--tp-size", type=int, default=1, metavar="N", help="tensor parallel degree (default 1)")
     p.add_argument(
         "--max-model-len", type=int, default=4096, metavar="TOKENS", help="context window (default 4096)"
@@ -208,7 +212,7 @@ def _cost(p: Parser) -> None:
 
 
 def _check(p: Parser) -> None:
-    p.add_argument("--provider", metavar="NAME", help="default: every provider that is installed")
+    p.add_argument("--provider", metavar="NAME", help="or a cloud, as aws; default: every one that is installed")
     p.add_argument("--gpu", metavar="GPU", help="also check that each provider offers this GPU")
     p.add_argument("--model", help="also check that this model is there and may be had")
     p.add_argument("--engine-cmd", metavar="COMMAND", help="also check that this engine's program is here")

@@ -306,9 +306,16 @@ class Backend(abc.ABC):
         """
         return True
 
+    def clouds_here(self) -> tuple[str, ...]:
+        """Of its `clouds` those whose credentials are here, the one to prefer first; seen without asking anyone."""
+        return self.clouds if self.configured() else ()
+
     @abc.abstractmethod
     async def check(self, request: ServiceRequest | None = None) -> list[Check]:
-        """Every thing the provider needs, met or not, as its own row. Creates nothing."""
+        """Every thing the provider needs, met or not, as its own row. Creates nothing.
+
+        A request without a GPU (an empty name) asks about none.
+        """
 
     @abc.abstractmethod
     async def plan(self, request: ServiceRequest) -> Plan:

@@ -6,6 +6,7 @@ asked for, so that a slow or broken one costs the others nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
@@ -30,6 +31,29 @@ def get(name: str) -> Backend:
     if name not in _loaded:
         _loaded[name] = _load(name)
     return _loaded[name]
+
+
+def for_cloud(name: str, known: Callable[[str], Backend] | None = None) -> Backend:
+    """The backend that rents spot machines at that cloud; where a cloud has none, the backend of that name.
+
+    known: how backends are come by, where not by `registry.get`.
+
+    Raises RequestError for a name that is neither, BackendError for a backend that can't be loaded.
+    """
+    found: dict[str, Backend] = {}
+    by_name = known or get
+    for other in names():
+        try:
+            backend = by_name(other)
+        except BackendError:
+            continue  # a broken one costs the others nothing
+        found.update(dict.fromkeys(backend.clouds, backend))
+    if name in found:
+        return found[name]
+    try:
+        return by_name(name)
+    except RequestError as exc:
+        raise RequestError(exc.message, did_you_mean(name, {*found, *names()})) from None
 
 
 def put(backend: Backend) -> None:

@@ -13,6 +13,7 @@ from tuna_nb.catalog import gpus, hub
 from tuna_nb.commands.context import Context
 from tuna_nb.commands.deploy import provider_settings
 from tuna_nb.deployments.checks import ProviderChecks
+from tuna_nb.deployments.plan import cloud_option
 from tuna_nb.errors import BackendError, RequestError, did_you_mean
 from tuna_nb.secrets import hugging_face_token
 
@@ -21,17 +22,23 @@ HUB: Final = "hugging face"
 
 
 async def check(options: Namespace, context: Context) -> ProviderChecks:
-    """All installed providers at once, or one. One whose package is missing is a failed row, not an error."""
-    names = [options.provider] if options.provider else registry.names()
+    """All installed providers at once, or one, or a cloud: what is served there, and who rents spot machines there.
+
+    One whose package is missing is a failed row, not an error.
+    """
     settings = provider_settings(options)
     gpu = None if options.gpu is None else gpus.find(options.gpu).name
-    _known_somewhere(context, names, settings)
+    spot = _spot_at(context, options.provider)
+    names = registry.names() if options.provider is None else [options.provider]
+    if spot is not None and options.provider not in registry.names():
+        names = []
+    _known_somewhere(context, [*names, *([spot.name] if spot else [])], settings)
 
-    async def of(name: str) -> list[Check]:
+    async def of(name: str, cloud: Mapping[str, str] | None = None) -> list[Check]:
         try:
             backend = context.workspace.backend(name)
             async with asyncio.timeout(PATIENCE_S):
-                return await backend.check(_request(backend, options, gpu, settings))
+                return await backend.check(_request(backend, options, gpu, {**settings, **(cloud or {})}))
         except TimeoutError:
             return [Check("answer", False, f"no answer within {PATIENCE_S:g} s", "try again; is the network up?")]
         except BackendError as e:
@@ -40,9 +47,23 @@ async def check(options: Namespace, context: Context) -> ProviderChecks:
     unused = tuple(name for name in names if options.provider is None and not _set_up(context, name))
     found = await asyncio.gather(*map(of, names))
     rows = [(name, row) for name, checks in zip(names, found, strict=True) for row in checks]
+    if spot is not None:
+        named = f"{options.provider} (spot)"
+        rows += [(named, row) for row in await of(spot.name, cloud_option(spot, options.provider))]
     if options.model is not None:
         rows.append((HUB, await _model(options.model)))
     return ProviderChecks(tuple(rows), unused)
+
+
+def _spot_at(context: Context, cloud: str | None) -> Backend | None:
+    """Who rents spot machines at a cloud of that name; None where it is no cloud's."""
+    if cloud is None:
+        return None
+    try:
+        backend = registry.for_cloud(cloud, context.workspace.backend)
+    except RequestError:
+        return None  # an unknown provider, which is said where it is asked for
+    return backend if cloud in backend.clouds else None
 
 
 def _set_up(context: Context, name: str) -> bool:
@@ -92,7 +113,8 @@ def _request(
         name="check",
         kind=Kind.SERVERLESS if serverless else Kind.SPOT,
         engine=Engine(options.model or "any/model", options.engine_cmd),
-        gpu=gpu or "L4",
+        # Where only a cloud was named, no GPU is asked about.
+        gpu=gpu or ("" if set(own) == {"cloud"} else "L4"),
         gpu_count=1,
         scaling=ServerlessScaling() if serverless else SpotScaling(),
         options=own,

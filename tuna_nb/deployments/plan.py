@@ -6,6 +6,7 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tuna_nb.backends import registry
 from tuna_nb.backends.base import Backend, Engine, Kind, Plan, PlannedResource, ServiceRequest
 from tuna_nb.backends.names import resource_name
 from tuna_nb.catalog import hub
@@ -14,17 +15,18 @@ from tuna_nb.deployments.request import DeployRequest
 from tuna_nb.deployments.router_choice import choose_host
 from tuna_nb.deployments.router_hosts.base import Prospect
 from tuna_nb.deployments.workspace import Workspace
-from tuna_nb.errors import CredentialsError, RequestError, did_you_mean
+from tuna_nb.errors import BackendError, CredentialsError, RequestError, did_you_mean
 from tuna_nb.secrets import hugging_face_token
 
 SERVERLESS, SPOT, ROUTER = "serverless", "spot", "router"
 """The roles of a deployment's resources."""
+_PREFERRED, _HERE = "aws", "local"
 
 
 @dataclass(frozen=True, slots=True)
 class DeploymentPlan:
     """spot and router_host are None for a serverless-only deployment. choice: why this serverless provider,
-    where the user named none."""
+    where the user named none. spot_provider: which backend rents at the request's `spots_cloud`."""
 
     deployment_id: str
     request: DeployRequest
@@ -33,6 +35,7 @@ class DeploymentPlan:
     router_host: str | None
     choice: Choice | None = None
     router: Prospect | None = None
+    spot_provider: str = _HERE
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -62,10 +65,6 @@ class DeploymentPlan:
     @property
     def serverless_provider(self) -> str:
         return self.request.serverless_provider or "local"
-
-    @property
-    def spot_provider(self) -> str:
-        return self.request.spots_cloud or "local"
 
     @property
     def _router_price(self) -> float | None:
@@ -148,8 +147,9 @@ async def plan(workspace: Workspace, request: DeployRequest, deployment_id: str)
     request = replace(request, serverless_provider=name)
     sides: list[tuple[Backend, Kind]] = [(_side(workspace, name, Kind.SERVERLESS), Kind.SERVERLESS)]
     if not request.serverless_only:
-        request = replace(request, spots_cloud=request.spots_cloud or "local")
-        sides.append((_side(workspace, request.spots_cloud or "", Kind.SPOT), Kind.SPOT))
+        cloud = request.spots_cloud or _default_cloud(workspace)
+        request = replace(request, spots_cloud=cloud)
+        sides.append((_side(workspace, registry.for_cloud(cloud, workspace.backend).name, Kind.SPOT), Kind.SPOT))
         # A wrong host is refused here, before anything is recorded.
         host, prospect = await choose_host(workspace, request.router_host, sides[1][0], near(request))
         request = replace(request, router_host=host)
@@ -170,14 +170,32 @@ async def plan(workspace: Workspace, request: DeployRequest, deployment_id: str)
         None if request.serverless_only else request.router_host,
         choice,
         prospect,
+        sides[-1][0].name,
     )
 
 
 def near(request: DeployRequest) -> str | None:
     """Where the spot side is, as SkyPilot names places: a cloud, or a cloud and its region; None for wherever."""
-    cloud = request.options.get("cloud")
+    cloud = request.options.get("cloud") or request.spots_cloud
     region = (request.region or "").partition(",")[0]
-    return None if cloud is None else f"{cloud}/{region}" if region else cloud
+    if cloud in (None, _HERE):
+        return None
+    return f"{cloud}/{region}" if region else cloud
+
+
+def _default_cloud(workspace: Workspace) -> str:
+    """AWS where it can be rented from, else another cloud that can, else this machine, which only pretends.
+
+    A provider that is no cloud's broker has to be named.
+    """
+    found: list[str] = []
+    for name in registry.names():
+        try:
+            backend = workspace.backend(name)
+        except BackendError:
+            continue  # it can't be loaded, and `tuna check` says so
+        found += backend.clouds_here()
+    return _PREFERRED if _PREFERRED in found else next(iter(found), _HERE)
 
 
 def _service(
@@ -194,8 +212,14 @@ def _service(
         scaling=request.serverless if kind is Kind.SERVERLESS else request.spot,
         region=request.region if kind is Kind.SPOT else None,
         public=request.public and request.serverless_only,
-        options={k: v for k, v in request.options.items() if k in backend.options},
+        options={k: v for k, v in request.options.items() if k in backend.options}
+        | (cloud_option(backend, request.spots_cloud) if kind is Kind.SPOT else {}),
     )
+
+
+def cloud_option(backend: Backend, cloud: str | None) -> dict[str, str]:
+    """How a backend of several clouds is told which of them is meant: by its option `cloud`."""
+    return {"cloud": cloud} if cloud in backend.clouds else {}
 
 
 async def require_set_up(workspace: Workspace, planned: DeploymentPlan) -> None:

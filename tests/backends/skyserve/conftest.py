@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.fakes.skypilot import FakeSkyPilot, enter, home
-from tuna_nb.backends.skyserve.said import SERVER
+from tuna_nb.backends.skyserve.accounts import SERVER
 
 
 @pytest.fixture(scope="module")

@@ -330,6 +330,37 @@ async def test_azure_beside_container_apps_needs_a_server_of_its_own(monkeypatch
     assert "SKYPILOT_API_SERVER_ENDPOINT" in str(rows["azure package"].fix)
 
 
+@pytest.mark.usefixtures("nobody")
+async def test_where_skypilot_was_never_used_no_server_is_started_to_ask_for_orphans(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from tuna_nb.backends.skyserve import client
+
+    def started(*_: object) -> None:
+        raise AssertionError("SkyPilot was called")
+
+    monkeypatch.setattr(client, "_thread", started)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    assert await SkyServeBackend().list_owned() == []
+    folder = tmp_path / ".sky"
+    folder.mkdir()
+    for used, text in (("state.db", ""), ("config.yaml", "api_server: {endpoint: http://sky.example}")):
+        (folder / used).write_text(text)
+        with pytest.raises(AssertionError):
+            await SkyServeBackend().list_owned()
+        (folder / used).unlink()
+
+
+@pytest.mark.usefixtures("nobody")
+def test_a_server_that_sky_was_logged_in_to_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert not SkyServeBackend().configured()
+    (tmp_path / ".sky").mkdir()
+    (tmp_path / ".sky" / "config.yaml").write_text("api_server: {endpoint: http://sky.example}")
+    assert SkyServeBackend().clouds_here() == ("aws", "gcp", "azure")
+
+
 def test_the_key_is_derived_kept_and_another_users_is_another(
     monkeypatch: pytest.MonkeyPatch, own_data_folder: Path, tmp_path: Path
 ) -> None:

@@ -6,9 +6,13 @@ import os
 from pathlib import Path
 from typing import Final
 
-from tuna_nb.backends.skyserve.said import SERVER
+import yaml
+
 from tuna_nb.backends.skyserve.task import CLOUDS
 
+SERVER: Final = "SKYPILOT_API_SERVER_ENDPOINT"
+_CONFIG: Final = "~/.sky/config.yaml"
+_STATE: Final = "~/.sky/state.db"
 _VARIABLES: Final = {
     "aws": ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"),
     "gcp": ("GOOGLE_APPLICATION_CREDENTIALS",),
@@ -17,8 +21,13 @@ _VARIABLES: Final = {
 
 
 def server() -> str | None:
-    """The API server's address, where it is not on this machine."""
-    return os.environ.get(SERVER, "").strip() or None
+    """The API server's address, where SkyPilot was told of one; None for its own on this machine."""
+    return os.environ.get(SERVER, "").strip() or _told()
+
+
+def never_used() -> bool:
+    """SkyPilot has no state on this machine and no server elsewhere: there can be no service of this user."""
+    return server() is None and not Path(_STATE).expanduser().exists()
 
 
 def signed_in() -> tuple[str, ...]:
@@ -29,6 +38,17 @@ def signed_in() -> tuple[str, ...]:
 def clouds_here() -> tuple[str, ...]:
     """The clouds that can be asked for: with an API server elsewhere, which has credentials of its own, any."""
     return CLOUDS if server() else signed_in()
+
+
+def _told() -> str | None:
+    """What `sky api login` wrote into SkyPilot's configuration; SkyPilot itself refuses a file that is broken."""
+    path = Path(os.environ.get("SKYPILOT_GLOBAL_CONFIG") or _CONFIG).expanduser()
+    try:
+        found = yaml.safe_load(path.read_text())
+        endpoint = found["api_server"]["endpoint"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return None
+    return str(endpoint)
 
 
 def _here(cloud: str) -> bool:

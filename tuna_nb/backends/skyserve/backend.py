@@ -38,7 +38,7 @@ from tuna_nb.backends.skyserve import accounts, checks
 from tuna_nb.backends.skyserve import logs as log_lines
 from tuna_nb.backends.skyserve import prices as catalog
 from tuna_nb.backends.skyserve import task as tasks
-from tuna_nb.backends.skyserve.client import Client, Down, installed
+from tuna_nb.backends.skyserve.client import Client, Down, installed, synced
 from tuna_nb.backends.skyserve.keys import replica_key
 from tuna_nb.backends.skyserve.said import words
 from tuna_nb.backends.skyserve.status import Service, services
@@ -72,6 +72,7 @@ class SkyServeBackend(Backend):
     name: ClassVar[str] = "skyserve"
     kinds: ClassVar[frozenset[Kind]] = frozenset({Kind.SPOT})
     clouds: ClassVar[tuple[str, ...]] = tasks.CLOUDS
+    controller: ClassVar[bool] = True
     options: ClassVar[Mapping[str, str]] = tasks.OPTIONS
     poll_s: ClassVar[float] = 10.0
 
@@ -143,7 +144,13 @@ class SkyServeBackend(Backend):
         assert found.endpoint is not None
         progress(f"{request.name} is at {found.endpoint}", 1.0)
         health = request.engine.health_path
-        return Endpoint(_ref(request.name), found.endpoint, balances=True, traffic_url=f"{found.endpoint}{health}")
+        return Endpoint(
+            _ref(request.name),
+            found.endpoint,
+            balances=True,
+            traffic_url=f"{found.endpoint}{health}",
+            sync_url=found.sync_url if synced() else None,
+        )
 
     async def status(self, ref: Ref) -> Status:
         found = await self._find(ref.name)
@@ -261,6 +268,9 @@ class SkyServeBackend(Backend):
         return services(told, accounts.server())
 
     async def _all(self) -> list[Service]:
+        """Where SkyPilot was never used nobody is asked: that would start an API server, and take long."""
+        if accounts.never_used():
+            return []
         try:
             return await self._records(None)
         except Down as down:

@@ -13,8 +13,9 @@ from typing import Final
 
 from tuna_nb.backends.base import Check, ServiceRequest
 from tuna_nb.backends.skyserve import accounts, prices, quota
+from tuna_nb.backends.skyserve.accounts import SERVER
 from tuna_nb.backends.skyserve.client import Client, installed
-from tuna_nb.backends.skyserve.said import INSTALL, SERVER, SIGN_IN
+from tuna_nb.backends.skyserve.said import INSTALL, SIGN_IN
 from tuna_nb.backends.skyserve.task import CLOUDS, cloud_of, places
 from tuna_nb.errors import BackendError, RequestError
 from tuna_nb.secrets import hugging_face_token
@@ -49,7 +50,7 @@ async def rows(sky: Client, found: Found, request: ServiceRequest | None) -> lis
             listed.append(Check("credentials", False, f"no credentials of {cloud} are here", SIGN_IN[cloud]))
             return listed
     listed.append(await _enabled(sky, cloud))
-    if request is None or not listed[-1].passed:
+    if request is None or not request.gpu or not listed[-1].passed:
         return listed
     listed.append(await _gpu(found, cloud, request))
     listed.append(await _quota(cloud, request, remote))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.metadata
 import importlib.util
 import itertools
 import threading
@@ -23,12 +24,18 @@ T = TypeVar("T")
 
 _UNDO_S: Final = 10.0
 """So long an abandoned call is waited for: to be submitted, so that it has an id, and then to be cancelled."""
+_SYNCED: Final = "0.14."
 _numbers = itertools.count(1)
 
 
 def installed() -> bool:
     """Whether SkyPilot's package is here; it is not imported."""
     return importlib.util.find_spec("sky") is not None
+
+
+def synced() -> bool:
+    """Whether this SkyPilot's controllers have the endpoint that `Service.sync_url` names: it is a private one."""
+    return importlib.metadata.version("skypilot").startswith(_SYNCED)
 
 
 class Client:

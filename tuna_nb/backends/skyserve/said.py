@@ -3,14 +3,13 @@ nothing of SkyPilot is imported for it."""
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Any, Final
 
 from tuna_nb.backends.patience import Setback, retry_after_s
+from tuna_nb.backends.skyserve.accounts import SERVER, server
 from tuna_nb.errors import BackendError, CapacityError, CredentialsError, NotFoundError, TunaError
 
-SERVER: Final = "SKYPILOT_API_SERVER_ENDPOINT"
 INSTALL: Final = "pip install 'tuna-nb[spot]'"
 SIGN_IN: Final = {
     "aws": "aws configure (or aws sso login), then: sky check aws",
@@ -56,7 +55,7 @@ def setback(exc: BaseException, what: str) -> Setback:
 
 def unreachable(what: str) -> BackendError:
     """No API server answers, and none could be started."""
-    where = os.environ.get(SERVER)
+    where = server()
     at = f"at {_without_password(where)}" if where else "on this machine"
     return BackendError(f"skyserve: {what}: no SkyPilot API server answers {at}", _server_step())
 
@@ -117,7 +116,7 @@ def _definite(names: list[str], told: str, what: str) -> TunaError:
 
 
 def _server_step() -> str:
-    if os.environ.get(SERVER):
+    if server():
         return f"is {SERVER} right, and its server up? sky api info"
     return "sky api stop; sky api start, and `sky api logs` says why"
 

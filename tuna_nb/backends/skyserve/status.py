@@ -56,7 +56,8 @@ class Service:
     """One service. endpoint: of its balancer, None until SkyServe knows it. target: replicas that it aims at.
 
     state, billing, detail: as in `base.Status`. raw: SkyServe's own word for its state. task: as it was sent, with
-    secrets, and so left out of `repr`.
+    secrets, and so left out of `repr`. sync_url: on the controller's own loopback, where SkyServe's balancer tells it of
+    traffic and learns its replicas.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Service:
     endpoint: str | None
     target: int | None
     task: str | None = field(repr=False, default=None)
+    sync_url: str | None = None
 
     @property
     def stuck(self) -> bool:
@@ -86,6 +88,7 @@ def service(record: Mapping[str, Any], server: str | None = None) -> Service:
     replicas = tuple(_replica(r, word) for r, word in told)
     target = record.get("target_num_replicas")
     state, detail = _judge(raw, replicas, target)
+    port = record.get("controller_port")
     return Service(
         name=str(record["name"]),
         raw=raw,
@@ -96,6 +99,7 @@ def service(record: Mapping[str, Any], server: str | None = None) -> Service:
         endpoint=address(record.get("endpoint"), server),
         target=target,
         task=record.get("yaml_content"),
+        sync_url=f"http://127.0.0.1:{port}/controller/load_balancer_sync" if port else None,
     )
 
 
