@@ -56,7 +56,7 @@ class Service:
     """One service. endpoint: of its balancer, None until SkyServe knows it. target: replicas that it aims at.
 
     state, billing, detail: as in `base.Status`. raw: SkyServe's own word for its state. task: as it was sent, with
-    secrets, and so left out of `repr`. sync_url: on the controller's own loopback, where SkyServe's balancer tells it of
+    secrets, and so left out of `repr`. sync_url: on the loopback of its controller, where the balancer tells it of
     traffic and learns its replicas.
     """
 
