@@ -98,6 +98,10 @@ class Core:
                 what = "removed" if name not in after else "added" if name not in before else "changed"
                 self.events.publish("backend", {"backend": name, "change": what})
 
+    def leave_file(self) -> None:
+        """Write no configuration any more: the file is another router's from now on."""
+        self._save_to = None
+
     def _state_changed(self, change: StateChange) -> None:
         """A spot backend changed its state."""
         balances = bool(self.fleet.replicas_of(change.backend))

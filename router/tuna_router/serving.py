@@ -290,7 +290,8 @@ async def serve_until_stopped(
     reload = Reload(router, reread, tls)
 
     def retire() -> None:
-        # From now on the file is the successor's.
+        # From now on both files are the successor's.
+        router.core.leave_file()
         if keeping is not None:
             keeping.cancel()
         server.retire()

@@ -117,6 +117,18 @@ async def test_replicas_outlive_a_restart_and_follow_renewed_headers(
     assert one.seen[-1].headers["authorization"] == "Bearer fresh"
 
 
+async def test_a_router_that_retires_leaves_the_file_to_its_successor(
+    start_backend: StartBackend, start_router: StartRouter, tmp_path: Path
+) -> None:
+    kept = tmp_path / "config.json"
+    router = await start_router(backends=[balancer(await start_backend())], save_to=kept)
+    await put(router, await start_backend())
+    before = kept.read_text()
+    router.router.core.leave_file()
+    assert (await put(router)).status_code == 200
+    assert kept.read_text() == before
+
+
 async def test_a_notice_at_the_replica_moves_its_traffic_before_the_machine_goes(
     start_backend: StartBackend, start_router: StartRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
