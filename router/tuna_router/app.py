@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from tuna_router.admission import Ticket
@@ -25,11 +26,12 @@ from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.dataplane.resuming import SILENCE_S
 from tuna_router.envelope import error_body
 from tuna_router.fleet.live import LiveBackend
+from tuna_router.fleet.replicas import Replica, with_replicas
 from tuna_router.fleet.watch import Watchers
 from tuna_router.health import health, public_health
 from tuna_router.keys.live import LiveKey
 from tuna_router.refusal import Refusal
-from tuna_router.settings import Settings
+from tuna_router.settings import BackendSettings, Settings
 from tuna_router.told.access_log import REFUSED, Entry
 
 
@@ -60,6 +62,9 @@ class Router:
         self.core.fleet.on_move = self._move
         self.core.fleet.on_silence = self._leave_the_silent
         self.core.on_open = self._listen_for_silence
+        self.core.on_gone = self._forget
+        self.core.on_replicas = self._take_replicas
+        self._taking: set[asyncio.Task[None]] = set()
         self._sweeper = self.core.wheel.timer(self._sweep)
 
     async def start(self) -> None:
@@ -188,6 +193,21 @@ class Router:
             handler = connection.handler
             if isinstance(handler, Exchange):
                 handler.move(backend)
+
+    def _forget(self, backend: LiveBackend) -> None:
+        """A replica is gone: off the list."""
+        self._take(tuple(item for item in self.core.settings.backends if item.name != backend.name))
+
+    def _take_replicas(self, balancer: str, replicas: Sequence[Replica]) -> None:
+        """All replicas of a balancer, as somebody beside it knows them."""
+        self._take(with_replicas(self.core.settings.backends, balancer, replicas))
+
+    def _take(self, backends: tuple[BackendSettings, ...]) -> None:
+        """In a task of its own: who asks for it may be a watcher that ends with its backend."""
+        if backends != self.core.settings.backends:
+            task = asyncio.create_task(self.configure(dataclasses.replace(self.core.settings, backends=backends)))
+            self._taking.add(task)
+            task.add_done_callback(self._taking.discard)
 
     def _listen_for_silence(self, backend: LiveBackend) -> None:
         """Requests failed there: see whether others have fallen silent."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from tuna_router import state
@@ -21,6 +21,7 @@ from tuna_router.dataplane.wheel import Wheel
 from tuna_router.dataplane.wish import Wishes
 from tuna_router.fleet.breaker import Circuit
 from tuna_router.fleet.live import Fleet, LiveBackend
+from tuna_router.fleet.replicas import Replica
 from tuna_router.fleet.urls import is_metadata_service
 from tuna_router.keys.live import Guard
 from tuna_router.retry import RetryBudget
@@ -70,6 +71,10 @@ class Core:
         self.access_log: AccessLog | None = None
         self.on_open: Callable[[LiveBackend], None] | None = None
         """Told when the circuit of a backend opens."""
+        self.on_gone: Callable[[LiveBackend], None] | None = None
+        """Told of a replica that has not been there for long."""
+        self.on_replicas: Callable[[str, Sequence[Replica]], None] | None = None
+        """Told of all replicas of a balancer."""
         self.streams: set[Stream] = set()
         """Those that run and keep what they said, to be continued."""
         self._save_to = save_to
@@ -95,8 +100,12 @@ class Core:
 
     def _state_changed(self, change: StateChange) -> None:
         """A spot backend changed its state."""
-        self.ledger.billed(change.backend, is_billed(Kind.SPOT, change.target), self.meter.clock())
+        balances = bool(self.fleet.replicas_of(change.backend))
+        billed = is_billed(Kind.SPOT, change.target) and not balances
+        self.ledger.billed(change.backend, billed, self.meter.clock())
         self.events.publish("state", change.to_json())
+        if balances:
+            return  # its replicas are counted, and nothing twice
         if change.source == SpotState.READY and change.target != SpotState.COLD:
             # COLD is a fleet that went to sleep; anything else was taken away, with or without notice.
             self.counts.preemptions.add((change.backend,))
@@ -121,4 +130,7 @@ class Core:
         self.bodies.limit = settings.body_memory_bytes
         self.wishes = Wishes(settings)
         self.fleet.configure(settings)
+        for spot in self.fleet.spots:
+            billed = is_billed(Kind.SPOT, spot.state_name) and not self.fleet.replicas_of(spot.name)
+            self.ledger.billed(spot.name, billed, now)
         self.admission.resize(settings.max_concurrency, settings.max_queue)

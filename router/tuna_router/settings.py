@@ -51,6 +51,12 @@ class BackendSettings:
     Of the provider's own door: a request may be held for `first_byte_timeout_s` while a container starts
     (None: as for all); an answer that has not ended after `answer_limit_s` is cut, which is no fault of the
     backend; `redirects`: a slow answer is a 303 to where it will be, which is followed.
+
+    A spot backend may be one replica behind `balancer`, another spot backend, which then is used only while none
+    of its replicas is READY. `notice_url` answers 204, or `{"seconds": n}` once the machine will be taken away.
+    Of a balancer, `traffic_url` is asked (GET) once for each request that went past it to one of its replicas, so
+    that whoever decides there how many replicas there are sees the traffic. `sync_url`, where the router runs
+    beside SkyServe's controller, takes those requests' times (POST) and answers with the replicas' addresses.
     """
 
     name: str
@@ -68,6 +74,10 @@ class BackendSettings:
     first_byte_timeout_s: float | None = None
     answer_limit_s: float | None = None
     redirects: bool = False
+    balancer: str | None = None
+    notice_url: str | None = None
+    traffic_url: str | None = None
+    sync_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +332,10 @@ def _name(key: str, value: object) -> str:
     return value
 
 
+def _optional_name(key: str, value: object) -> str | None:
+    return None if value is None else _name(key, value)
+
+
 def _kind(key: str, value: object) -> Kind:
     if not isinstance(value, str) or value not in set(Kind):
         raise SettingsError(f"unknown kind {value!r}", did_you_mean(str(value), [k.value for k in Kind]))
@@ -381,7 +395,18 @@ def _hashes(key: str, value: object) -> tuple[str, ...]:
 def _backends(key: str, value: object) -> tuple[BackendSettings, ...]:
     if not isinstance(value, list | tuple):
         raise SettingsError("backends must be a list", 'for example [{"name", "kind", "url"}]')
-    return named([parse_backend(item) for item in value])
+    return _balanced(named([parse_backend(item) for item in value]))
+
+
+def _balanced(backends: tuple[BackendSettings, ...]) -> tuple[BackendSettings, ...]:
+    balancers = [b.name for b in backends if b.kind is Kind.SPOT and b.balancer is None]
+    for backend in backends:
+        if backend.balancer is not None and (backend.kind is not Kind.SPOT or backend.balancer not in balancers):
+            raise SettingsError(
+                f"backend {backend.name!r} is no replica of {backend.balancer!r}",
+                "both must be spot backends, and a balancer has none itself",
+            )
+    return backends
 
 
 _BACKEND_CHECKS: dict[str, Callable[[str, object], object]] = {
@@ -400,6 +425,10 @@ _BACKEND_CHECKS: dict[str, Callable[[str, object], object]] = {
     "first_byte_timeout_s": _optional_positive,
     "answer_limit_s": _optional_positive,
     "redirects": _bool,
+    "balancer": _optional_name,
+    "notice_url": _optional_url,
+    "traffic_url": _optional_url,
+    "sync_url": _optional_url,
 }
 _SETTINGS_CHECKS: dict[str, Callable[[str, object], object]] = {
     "backends": _backends,

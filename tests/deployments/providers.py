@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,6 +18,7 @@ from tuna_nb.backends.base import (
     Progress,
     Ref,
     ServiceRequest,
+    Status,
 )
 from tuna_nb.backends.local.backend import LocalBackend
 from tuna_nb.errors import BackendError, CapacityError, RequestError
@@ -124,3 +126,23 @@ class Expiring(LocalBackend):
         self.given += 1
         opened = await super().auth(ref)
         return Auth({**opened.headers, "x-number": str(self.given)}, self._wall() + self.life_s)
+
+
+class Addressed(LocalBackend):
+    """Its replicas can be addressed one by one, behind a balancer. `unheard`: its status can't be asked for.
+
+    On this machine both are the fleet's own gateway.
+    """
+
+    name: ClassVar[str] = "addressed"
+    unheard = False
+
+    async def deploy(self, plan: Plan, progress: Progress) -> Endpoint:
+        made = await super().deploy(plan, progress)
+        return replace(made, balances=True, traffic_url=f"{made.url}/health")
+
+    async def status(self, ref: Ref) -> Status:
+        if self.unheard:
+            raise BackendError("addressed: the network is down")
+        found = await super().status(ref)
+        return replace(found, replicas=tuple(replace(r, url=found.endpoint_url) for r in found.replicas))

@@ -129,7 +129,7 @@ async def test_tokens_that_expire_are_renewed_by_the_process_beside_the_router(
         account.backend.poll_s = 0.1  # type: ignore[misc]
         workspace._backends["cloudrun"] = account.backend
         await deploy(workspace, request_of("h", serverless_provider="cloudrun"), until_spot=False)
-        log = workspace.settings.data_dir / "routers" / workspace.store.deployment("h").id / "renewal.log"
+        log = workspace.settings.data_dir / "routers" / workspace.store.deployment("h").id / "keeper.log"
         await until(lambda: log.exists() and "serverless: renewed" in log.read_text())
         assert await ask(workspace, "h")
         assert "Bearer" not in log.read_text()

@@ -90,6 +90,7 @@ def test_every_endpoint_of_the_control_plane_is_in_it(openapi: dict[str, Any]) -
         ("GET", "/router/config"),
         ("POST", "/router/config"),
         ("PUT", "/router/backends/{name}/headers"),
+        ("PUT", "/router/backends/{name}/replicas"),
         ("POST", "/router/spot-replicas"),
         ("POST", "/router/spot-replicas/{name}/notice"),
         ("GET", "/router/stats"),

@@ -155,6 +155,7 @@ class Endpoint:
     replicas_url: str | None = None
     balances: bool = False
     traffic_url: str | None = None
+    sync_url: str | None = None
 
 
 class State(enum.StrEnum):

@@ -83,8 +83,8 @@ class _Apply:
         self._report = report
         self._by_role = {r.role: r for r in self._store.resources(record.id)}
         self._sides: list[tuple[str, Endpoint]] = []
-        self._expires = False
-        """Whether some backend's headers must be renewed."""
+        self._kept = False
+        """Whether the router needs news: headers that expire, replicas that come and go."""
 
     async def build(self, until_spot: bool) -> None:
         self._store.update_deployment(self._record.id, state="deploying", error=None)
@@ -174,7 +174,7 @@ class _Apply:
         return url
 
     async def _keep_renewed(self) -> None:
-        if self._expires:
+        if self._kept:
             await self._workspace.router_host(self._resource(ROUTER).provider).keep_renewed(self._record.id)
 
     async def _router_config(self) -> dict[str, Any]:
@@ -187,7 +187,7 @@ class _Apply:
     async def _router_backend(self, role: str, endpoint: Endpoint) -> dict[str, Any]:
         backend = self._backend(role)
         auth = await backend.auth(endpoint.ref)
-        self._expires = self._expires or auth.expires_at is not None
+        self._kept = self._kept or auth.expires_at is not None or endpoint.balances
         return {
             "name": role,
             "first_byte_timeout_s": backend.door.first_byte_s,
@@ -197,6 +197,7 @@ class _Apply:
             "url": endpoint.url,
             "headers": dict(auth.headers),
             "replicas_url": endpoint.replicas_url,
+            "traffic_url": endpoint.traffic_url,
             "price_per_hour_usd": self._by_role[role].price_per_hour_usd,
         }
 

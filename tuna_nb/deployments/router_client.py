@@ -32,6 +32,11 @@ class RouterClient:
         """The whole set of headers that opens a backend from now on."""
         await self._call("PUT", f"/router/backends/{backend}/headers", {"headers": dict(headers)})
 
+    async def put_replicas(self, backend: str, replicas: Mapping[str, tuple[str, str | None]]) -> None:
+        """All replicas behind a balancer, by id: where each answers, and where it tells of a notice."""
+        listed = [{"id": name, "url": url, "notice_url": notice} for name, (url, notice) in replicas.items()]
+        await self._call("PUT", f"/router/backends/{backend}/replicas", {"replicas": listed})
+
     async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         import httpx
 

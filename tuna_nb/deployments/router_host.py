@@ -25,7 +25,7 @@ from tuna_nb.backends.base import LogLine
 from tuna_nb.errors import RequestError, RouterError, did_you_mean
 from tuna_nb.settings import Settings
 
-ROUTER, RENEWAL = "tuna_router", "tuna_nb.deployments.renewal"
+ROUTER, RENEWAL = "tuna_router", "tuna_nb.deployments.keeper"
 """The modules that a deployment's processes run."""
 START_TIMEOUT_S = 30
 STOP_TIMEOUT_S = 20
@@ -156,7 +156,7 @@ class ProcessHost:
         # Its store and data folder are this process's, by whichever setting.
         environment = {**os.environ, "TUNA_DATA_DIR": str(self._settings.data_dir)}
         environment["TUNA_DATABASE_URL"] = self._settings.database_url
-        with (folder / "renewal.log").open("ab") as out:
+        with (folder / "keeper.log").open("ab") as out:
             subprocess.Popen(
                 [sys.executable, "-m", RENEWAL, deployment_id],
                 stdin=subprocess.DEVNULL,

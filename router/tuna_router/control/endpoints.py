@@ -21,6 +21,8 @@ from tuna_router.control.models import (
     HeadersOut,
     NoticeIn,
     NoticeOut,
+    ReplicaSetIn,
+    ReplicaSetOut,
     ReplicasIn,
     ReplicasOut,
     Stats,
@@ -28,6 +30,8 @@ from tuna_router.control.models import (
 )
 from tuna_router.core import Core
 from tuna_router.errors import SettingsError
+from tuna_router.fleet.replicas import parse as parse_replica_set
+from tuna_router.fleet.replicas import with_headers_of_balancers, with_replicas
 from tuna_router.fleet.watch import parse_notice, parse_replicas
 from tuna_router.settings import (
     BackendSettings,
@@ -95,10 +99,33 @@ def build(router: Router) -> FastAPI:
             raise Unprocessable(f"there is no backend {name!r}", "known: " + ", ".join(backends), 404)
         try:
             shown = [backend_to_json(b, mask=False) | (data if b.name == name else {}) for b in backends.values()]
-            await router.configure(parse_settings({"backends": shown}, core.settings))
+            settings = parse_settings({"backends": shown}, core.settings)
+            renewed = with_headers_of_balancers(settings.backends)
+            await router.configure(dataclasses.replace(settings, backends=renewed))
         except SettingsError as error:
             raise Unprocessable(error.message, error.hint) from error
         return {"ok": True, "backend": name, "headers": sorted(core.fleet[name].settings.headers)}
+
+    @app.put(
+        "/router/backends/{name}/replicas",
+        response_model=ReplicaSetOut,
+        openapi_extra=body_of(ReplicaSetIn.model_json_schema()),
+    )
+    async def put_replicas(name: str, request: Request) -> dict[str, Any]:
+        """The replicas behind a balancer, each to be addressed directly; those left out end what they have."""
+        data = await read_json(request)
+        if unknown := sorted(data.keys() - {"replicas"}):
+            raise Unprocessable(f"unknown key {unknown[0]!r}", "known: replicas")
+        if not any(b.name == name and b.kind is Kind.SPOT for b in core.settings.backends):
+            spots = [b.settings.name for b in core.fleet.spots]
+            raise Unprocessable(f"there is no spot backend {name!r}", "known: " + ", ".join(spots), 404)
+        try:
+            wanted = with_replicas(core.settings.backends, name, parse_replica_set(data.get("replicas")))
+            if wanted != core.settings.backends:
+                await router.configure(dataclasses.replace(core.settings, backends=wanted))
+        except SettingsError as error:
+            raise Unprocessable(error.message, error.hint) from error
+        return {"ok": True, "replicas": {b.name: b.state_name for b in core.fleet.replicas_of(name)}}
 
     @app.post(
         "/router/spot-replicas",

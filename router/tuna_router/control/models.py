@@ -50,6 +50,31 @@ class ReplicasOut(BaseModel):
     states: dict[str, str]
 
 
+class ReplicaIn(BaseModel):
+    """One replica behind a balancer; `notice_url` tells when its machine is to be taken away."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,30}$")
+    url: str
+    notice_url: str | None = None
+
+
+class ReplicaSetIn(BaseModel):
+    """All replicas that are there."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    replicas: list[ReplicaIn] = Field(max_length=100)
+
+
+class ReplicaSetOut(BaseModel):
+    """The state of each, by its name as a backend."""
+
+    ok: bool
+    replicas: dict[str, str]
+
+
 class NoticeIn(BaseModel):
     """A machine will be taken away in so many seconds. `last`: it is the backend's last one."""
 

@@ -276,6 +276,8 @@ class Fleet:
         self._clock = meter.clock
         self._backends: dict[str, LiveBackend] = {}
         self._order: list[LiveBackend] = []
+        self._views: list[LiveBackend] = []
+        """What a plan chooses from: all but the balancers that have a READY replica."""
         self._rules = Rules()
         self._crowded: frozenset[str] = frozenset()
         self._turn = 0
@@ -293,6 +295,10 @@ class Fleet:
         """The spot backends."""
         return [backend for backend in self if backend.machine is not None]
 
+    def replicas_of(self, name: str) -> list[LiveBackend]:
+        """The backends that are replicas of this balancer."""
+        return [backend for backend in self if backend.settings.balancer == name]
+
     @property
     def ready_seconds(self) -> float:
         """Total time in READY of the spot backend that has most of it, removed ones included."""
@@ -305,7 +311,7 @@ class Fleet:
             self.traffic()
             self._tell_at = now + _TRAFFIC_STEP_S
         self._turn = turn = self._turn + 1
-        plan = choose(self._order, wish, now, rules=self._rules, crowded=self._crowded, turn=turn)
+        plan = choose(self._views, wish, now, rules=self._rules, crowded=self._crowded, turn=turn)
         self._crowded = plan.crowded
         return plan
 
@@ -339,14 +345,20 @@ class Fleet:
             backend.breaker.cap_s = settings.cooldown_max_s
             self._backends[item.name] = backend
         self._order = list(self._backends.values())
+        self._look()
         self._tell_at = 0.0
         self._removed_ready_s += _most_ready(b for b in kept.values() if b not in self._order)
 
     def traffic(self) -> None:
         """A client request arrived: every spot fleet is wanted."""
-        for backend in self._order:
+        for backend in self._views:
             if backend.machine is not None:
                 backend.tell(_TRAFFIC)
+
+    def _look(self) -> None:
+        machines = [(b.settings.balancer, b.machine) for b in self._order]
+        relieved = {name for name, machine in machines if name and machine and machine.state is SpotState.READY}
+        self._views = [backend for backend in self._order if backend.name not in relieved]
 
     def _circuit_changed(self, backend: LiveBackend, circuit: Circuit) -> None:
         if self.on_circuit is not None:
@@ -355,6 +367,7 @@ class Fleet:
     def _log(self, name: str) -> Callable[[Transition], None]:
         def note(change: Transition) -> None:
             self._tell_at = 0.0
+            self._look()
             _log.info("%s: %s -> %s: %s", name, change.source, change.target, change.reason)
             self._meter.changes.append(
                 StateChange(self._meter.wall(), name, change.source.value, change.target.value, change.reason)

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 from tuna_router.core import Core
 from tuna_router.dataplane.connection import BackendLost
+from tuna_router.fleet.balancer import forget_when_gone, listen_for_notice, tell_traffic
 from tuna_router.fleet.live import LiveBackend
 from tuna_router.fleet.queue_depth import look_at_queue
 from tuna_router.settings import BackendSettings
@@ -64,6 +65,9 @@ async def _watch(core: Core, backend: LiveBackend) -> None:
         group.create_task(_move_when_due(core, backend))
         group.create_task(_poll_replicas(core, backend))
         group.create_task(look_at_queue(core, backend))
+        group.create_task(listen_for_notice(core, backend))
+        group.create_task(forget_when_gone(core, backend))
+        group.create_task(tell_traffic(core, backend))
 
 
 async def _act_when_due(core: Core, backend: LiveBackend) -> None:

@@ -1,8 +1,10 @@
-"""Keeping a router's keys fresh: providers whose tokens expire (Cloud Run's live an hour) are asked for new ones.
+"""What goes on beside a router after its deploy has ended: fresh headers, and the replicas of its spot fleet.
 
-A loop of its own beside the router, `python -m tuna_nb.deployments.renewal DEPLOYMENT_ID`: it outlives the notebook
-as the router does, has the user's credentials, which the router must not have, and ends with the deployment. It
-goes by wall time and looks often, so that a laptop that slept renews as soon as it wakes.
+Providers whose tokens expire (Cloud Run's live an hour) are asked for new ones; a fleet whose replicas can be
+addressed one by one is asked where they are. A loop of its own, `python -m tuna_nb.deployments.keeper
+DEPLOYMENT_ID`: it outlives the notebook as the router does, has the user's credentials, which the router must not
+have, and ends with the deployment. It goes by wall time and looks often, so that a laptop that slept catches up as
+soon as it wakes; while it sleeps, the router goes by what it knows, and past that by the fleet's balancer.
 """
 
 from __future__ import annotations
@@ -15,24 +17,24 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from tuna_nb.backends.base import Auth
+from tuna_nb.backends.base import Auth, State
 from tuna_nb.deployments.destroy import resource_ref
-from tuna_nb.deployments.plan import ROUTER
+from tuna_nb.deployments.plan import ROUTER, SPOT
 from tuna_nb.deployments.router_client import RouterClient
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import TunaError
 from tuna_nb.records import DeploymentRecord, ResourceRecord
 from tuna_nb.settings import Settings
 
-LOOK_S: Final = 15.0
+LOOK_S: Final = 10.0
 RETRY_S: Final = 30.0
 MARGIN: Final = 0.2
 """Of a token's life: renewed when so much of it is left."""
 
-_log = logging.getLogger("tuna_nb.renewal")
+_log = logging.getLogger("tuna_nb.keeper")
 
 
-class Renewal:
+class Keeper:
     """One deployment's. `wall` is Unix time; a test holds it."""
 
     def __init__(self, workspace: Workspace, deployment_id: str, wall: Callable[[], float] = time.time) -> None:
@@ -41,14 +43,16 @@ class Renewal:
         self._wall = wall
         self._due: dict[str, float | None] = {}
         """By role: when to renew; None for headers that never expire."""
+        self._addressed: bool | None = None
+        """Whether the spot side tells where its replicas are; None until it has told of one."""
 
     async def run(self, look_s: float = LOOK_S) -> None:
-        """Renew until the deployment is gone."""
+        """Look until the deployment is gone, or nothing is left to do for it."""
         while await self.look():
             await asyncio.sleep(look_s * random.uniform(0.8, 1.2))
 
     async def look(self) -> bool:
-        """Renew what is due. False once there is nothing to renew any more, now or later."""
+        """Renew what is due, and tell the router of the replicas. False once nothing is left to do."""
         try:
             record = self._record()
             if record is None or record.state == "destroying":
@@ -65,7 +69,11 @@ class Renewal:
             due = self._due.get(side.role, 0.0)
             if due is not None and self._wall() >= due:
                 await self._renew(record, router, side)
-        return not sides or any(self._due.get(side.role, 0.0) is not None for side in sides)
+        for side in sides:
+            if side.role == SPOT and self._addressed is not False:
+                await self._tell_replicas(record, router, side)
+        expires = any(self._due.get(side.role, 0.0) is not None for side in sides)
+        return not sides or expires or self._addressed is not False
 
     async def _renew(self, record: DeploymentRecord, router: ResourceRecord, side: ResourceRecord) -> None:
         try:
@@ -84,6 +92,25 @@ class Renewal:
         self._due[side.role] = renew_at(auth, self._wall())
         _log.info("%s: renewed", side.role)
 
+    async def _tell_replicas(self, record: DeploymentRecord, router: ResourceRecord, side: ResourceRecord) -> None:
+        """An error changes nothing: it is never read as "none there"."""
+        try:
+            status = await self._workspace.backend(side.provider).status(resource_ref(side))
+            serving = [r for r in status.replicas if r.state is State.READY]
+            if self._addressed is None and serving:
+                self._addressed = any(r.url is not None for r in serving)
+            if not self._addressed:
+                return
+            url = await self._workspace.router_host(router.provider).url(record.id)
+            if url is None:
+                return  # deploying the same name again starts it
+            client = RouterClient(url, self._workspace.secrets.get(record.id, "admin_key"))
+            await client.put_replicas(
+                side.role, {r.id: (r.url, r.notice_url) for r in serving if r.url is not None}
+            )
+        except TunaError as e:
+            _log.warning("%s: the router was not told of the replicas: %s", side.role, e.message)
+
     def _record(self) -> DeploymentRecord | None:
         records = self._workspace.store.deployments()
         return next((r for r in records if r.id == self._id and r.destroyed_at is None), None)
@@ -97,7 +124,7 @@ def renew_at(auth: Auth, now: float) -> float | None:
 def main() -> int:
     """Run until the deployment named on the command line is gone."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    asyncio.run(Renewal(Workspace(Settings.load()), sys.argv[1]).run())
+    asyncio.run(Keeper(Workspace(Settings.load()), sys.argv[1]).run())
     return 0
 
 

@@ -1,4 +1,5 @@
-"""Headers that expire are renewed in the running router, in time, for as long as the deployment is there."""
+"""Headers that expire are renewed in the running router, and it is told where the replicas are, for as long as the
+deployment is there."""
 
 from __future__ import annotations
 
@@ -8,10 +9,10 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from tests.deployments.lives import ask, deploy, destroy, kill_router, until
-from tests.deployments.providers import Expiring
+from tests.deployments.lives import ask, deploy, destroy, kill_router, parts, until
+from tests.deployments.providers import Addressed, Expiring
 from tuna_nb.backends.base import Auth
-from tuna_nb.deployments.renewal import RETRY_S, Renewal, renew_at
+from tuna_nb.deployments.keeper import RETRY_S, Keeper, renew_at
 from tuna_nb.deployments.request import DeployRequest
 from tuna_nb.deployments.router_host import RENEWAL
 from tuna_nb.deployments.workspace import Workspace
@@ -57,7 +58,7 @@ async def test_they_are_renewed_when_a_fifth_of_their_life_is_left(
     workspace: Workspace, request_of: Make, expiring: Expiring, wall: Wall
 ) -> None:
     record = await deploy(workspace, request_of("r", serverless_provider="expiring"), until_spot=False)
-    renewal = Renewal(workspace, record.id, wall)
+    renewal = Keeper(workspace, record.id, wall)
     assert await renewal.look()
     first = number(workspace, "r")
     wall.now += 0.79 * expiring.life_s
@@ -78,7 +79,7 @@ async def test_a_provider_that_gives_no_token_is_asked_again(
     workspace: Workspace, request_of: Make, expiring: Expiring, wall: Wall
 ) -> None:
     record = await deploy(workspace, request_of("r", serverless_provider="expiring"), until_spot=False)
-    renewal = Renewal(workspace, record.id, wall)
+    renewal = Keeper(workspace, record.id, wall)
     first = number(workspace, "r")
     expiring.refuses = True
     assert await renewal.look()
@@ -96,7 +97,7 @@ async def test_a_router_that_is_down_gets_its_headers_when_it_is_back(
 ) -> None:
     wanted = request_of("r", serverless_provider="expiring")
     record = await deploy(workspace, wanted, until_spot=False)
-    renewal = Renewal(workspace, record.id, wall)
+    renewal = Keeper(workspace, record.id, wall)
     kill_router(workspace, "r")
     assert await renewal.look()
     await deploy(workspace, wanted, until_spot=False)
@@ -126,7 +127,7 @@ async def test_headers_that_never_expire_need_no_process(
 ) -> None:
     record = await deploy(workspace, request_of("r"), until_spot=False)
     assert renewing(workspace, "r") is None
-    renewal = Renewal(workspace, record.id, wall)
+    renewal = Keeper(workspace, record.id, wall)
     assert not await renewal.look()
     await destroy(workspace, "r")
 
@@ -135,3 +136,42 @@ def test_when_to_renew() -> None:
     assert renew_at(Auth({}), 100) is None
     assert renew_at(Auth({}, 3700), 100) == 3700 - 720
     assert renew_at(Auth({}, 50), 100) == 50, "at once"
+
+
+def spots(workspace: Workspace, name: str) -> list[str]:
+    """The spot backends that the router has now."""
+    folder = workspace.settings.data_dir / "routers" / workspace.store.deployment(name).id
+    kept = json.loads((folder / "config.json").read_text())
+    return [b["name"] for b in kept["backends"] if b["kind"] == "spot"]
+
+
+async def test_the_router_is_told_where_the_replicas_are_and_an_error_is_not_read_as_none(
+    workspace: Workspace, request_of: Make
+) -> None:
+    addressed = workspace._backends["addressed"] = Addressed(workspace.settings.data_dir / "local-cloud")
+    record = await deploy(workspace, request_of("r", spots_cloud="addressed"))
+    assert renewing(workspace, "r") is not None, "a process of its own, for when the notebook is closed"
+    keeper = Keeper(workspace, record.id)
+    assert await keeper.look()
+    known = spots(workspace, "r")
+    assert len(known) == 2
+    assert known[1].startswith("spot.")
+
+    async def directly() -> bool:
+        return await ask(workspace, "r") == known[1]
+
+    await until(directly)
+    addressed.unheard = True
+    assert await keeper.look()
+    assert spots(workspace, "r") == known
+    addressed.unheard = False
+
+    await addressed.cloud.preempt(parts(workspace, "r")["spot"].name, 0)
+
+    async def another() -> bool:
+        await keeper.look()
+        return len(spots(workspace, "r")) == 2 and spots(workspace, "r") != known
+
+    await until(another)
+    await destroy(workspace, "r")
+    assert not await keeper.look()
