@@ -18,9 +18,27 @@ REQUIRED = frozenset(os.environ.get("TUNA_TEST_REQUIRE", "").split())
 """Marks whose tests may not be skipped: where this is set, a skip is a failure."""
 
 
-ACCOUNTS = ("AZURE_", "BASETEN_", "CEREBRIUM_", "CLOUDRUN_", "CLOUDSDK_", "GOOGLE_", "MODAL_", "RUNPOD_")
+ACCOUNTS = (
+    "AWS_",
+    "AZURE_",
+    "BASETEN_",
+    "CEREBRIUM_",
+    "CLOUDRUN_",
+    "CLOUDSDK_",
+    "GOOGLE_",
+    "MODAL_",
+    "RUNPOD_",
+    "SKYPILOT_",
+)
 """Beginnings of the variables by which providers know their users."""
-SIGNED_IN = ("AZURE_CONFIG_DIR", "CLOUDSDK_CONFIG", "HF_TOKEN_PATH", "MODAL_CONFIG_PATH")
+SIGNED_IN = (
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AZURE_CONFIG_DIR",
+    "CLOUDSDK_CONFIG",
+    "HF_TOKEN_PATH",
+    "MODAL_CONFIG_PATH",
+)
 """Where providers' own tools keep what they know of the user."""
 
 

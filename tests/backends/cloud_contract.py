@@ -17,7 +17,7 @@ import pytest
 from tests.backends.contract import BackendContract, Case
 from tests.fakes.cloud import FakeCloud
 from tests.fakes.faults import Fault
-from tuna_nb.backends.base import Backend, Kind, Ref, State
+from tuna_nb.backends.base import Backend, Ref, State
 from tuna_nb.errors import BackendError, CredentialsError, TunaError
 
 SECRET = "hf_never-to-be-seen"
@@ -45,7 +45,7 @@ class CloudCase(Case):
 
     @property
     def ref(self) -> Ref:
-        return Ref(self.backend.name, Kind.SERVERLESS, self.request.name)
+        return Ref(self.backend.name, self.request.kind, self.request.name)
 
     async def raises(self, error: type[TunaError], call: Any) -> TunaError:
         with pytest.raises(error) as raised:
