@@ -36,6 +36,8 @@ SetEnv {variables}
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 CODE = "/opt/tuna"
 """Where the instances find this repository's packages."""
+ENGINE = "rig-engine --model {model} --host {host} --port {port}"
+"""The stand-in as a command of the user's: found here and on the instances."""
 PYTHON = f"/home/{golden.USER}/sky-user-env/bin/python"
 """On the instances: has what the stand-in engine imports."""
 
@@ -52,8 +54,8 @@ def environment() -> dict[str, str]:
     authority = str(folder / "authority.pem")
     return kept | {
         "HOME": str(folder / "home"),
-        "PYTHONPATH": f"{ROOT / 'router'}:{ROOT}",
-        "PATH": f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PYTHONPATH": ":".join(filter(None, (str(ROOT / "router"), str(ROOT), os.environ.get("PYTHONPATH")))),
+        "PATH": f"{folder / 'bin'}:{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
         "AWS_ENDPOINT_URL": CLOUD,
         "AWS_DEFAULT_REGION": "us-east-1",
@@ -104,13 +106,14 @@ class Rig:
         self.metadata.stop()
         self._internet.stop()
         end_everything()
-        shutil.rmtree(self.home, ignore_errors=True)
+        # SkyPilot knows nothing of this run in the next one; its logs stay to be read.
+        self.home.rename(self.home.with_name(f"home-{'consolidated' if self.consolidated else 'controlled'}"))
 
     def say(self, text: str) -> None:
         """A line with the seconds since the rig was made; pytest shows it with -s."""
         print(f"[{time.monotonic() - self._began:6.1f}] {text}", flush=True)
 
-    def wait(self, what: str, seen: Callable[[], Any], timeout_s: float, every_s: float = 1.0) -> Any:
+    def wait(self, what: str, seen: Callable[[], Any], timeout_s: float, every_s: float = 2.0) -> Any:
         """Asks until the answer is truthy, says how long it took, and returns it."""
         began = time.monotonic()
         while time.monotonic() - began < timeout_s:
@@ -210,6 +213,7 @@ class Rig:
         keys = "[default]\naws_access_key_id = rig\naws_secret_access_key = rig\n"
         (self.home / ".aws/credentials").write_text(keys)
         (self.home / ".aws/config").write_text(AWS_CONFIG)
+        _program(self.folder / "bin/rig-engine", sys.executable, str(ROOT))
         mode = "true" if self.consolidated else "false"
         (self.home / ".sky/config.yaml").write_text(f"serve:\n  controller:\n    consolidation_mode: {mode}\n")
 
@@ -237,11 +241,18 @@ class Rig:
         left_out = shutil.ignore_patterns("__pycache__", "tests")
         shutil.copytree(ROOT / "tuna_nb", code / "tuna_nb", ignore=left_out)
         shutil.copytree(ROOT / "router/tuna_router", code / "tuna_router", ignore=left_out)
+        _program(self._layer / "usr/local/bin/rig-engine", PYTHON, CODE)
         for folder in (".aws", ".sky"):
             subprocess.run(["chown", "-R", f"{golden.UID}:{golden.UID}", home / folder], check=True)
 
 
 AWS_CONFIG = f"[default]\nregion = us-east-1\nendpoint_url = {CLOUD}\n"
+
+
+def _program(path: Path, python: str, code: str) -> None:
+    """The stand-in engine as a command."""
+    _write(path, f'#!/bin/sh\nPYTHONPATH={code} exec {python} -m tuna_nb.backends.local.engine "$@"\n')
+    path.chmod(0o755)
 
 
 def _write(path: Path, text: str) -> None:
