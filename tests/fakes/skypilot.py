@@ -35,12 +35,11 @@ from tests.fakes.platform import IGNORED, SWITCHES, answer
 
 OTHERS = "somebody-elses-chatbot"
 _CATALOG = Path(__file__).with_name("skypilot_catalog")
-_numbers = itertools.count(1)
 
 
 def home() -> Path:
     """The HOME of every test that imports `sky`: it keeps the one with which it was first imported."""
-    global _home  # noqa: PLW0603
+    global _home
     if _home is None:
         _home = Path(tempfile.mkdtemp(prefix="tuna-sky-"))
         atexit.register(shutil.rmtree, _home, ignore_errors=True)
@@ -89,6 +88,7 @@ class Service:
     task: dict[str, Any]
     network: int
     version: int = 1
+    launched: int = 0
     state: str | None = None
     replicas: list[Replica] = field(default_factory=list)
     asked: list[float] = field(default_factory=list)
@@ -219,7 +219,7 @@ class FakeSkyPilot(FakeCloud):
             except asyncio.CancelledError:
                 entry["status"] = "CANCELLED"
                 raise
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001 - SkyPilot raises whatever it likes
                 entry["status"] = "FAILED"
                 entry["error"] = {
                     "object": pickle_and_encode(exceptions.serialize_exception(exc)),
@@ -300,7 +300,7 @@ class FakeSkyPilot(FakeCloud):
 
         try:
             _task(json.loads(await request.body())["dag"])
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - SkyPilot raises whatever it likes
             return self._reply({"detail": exceptions.serialize_exception(exc)}, status=400)
         return self._reply(None)
 
@@ -442,7 +442,8 @@ class FakeSkyPilot(FakeCloud):
             alive = [r for r in service.replicas if not r.ended]
             failed = [r for r in service.replicas if r.state == "FAILED"]
             if len(alive) < self._target(service) and not failed:
-                number = 1 + max((r.id for r in service.replicas), default=0)
+                service.launched += 1
+                number = service.launched
                 replica = Replica(number, service.version, f"127.{service.network % 250 + 1}.{number % 250}.2")
                 service.replicas.append(replica)
                 replica.work = self._run(self._live(service, replica))
@@ -627,7 +628,7 @@ def _replica(service: Service, replica: Replica) -> dict[str, Any]:
     }
 
 
-def _record(
+def _record(  # noqa: PLR0917
     name: str,
     state: str,
     version: int,
@@ -654,7 +655,7 @@ def _record(
         "target_num_replicas": target,
         "replica_info": replicas,
         "endpoint": endpoint or "http://None",
-        "yaml_content": yaml.safe_dump(json.loads(json.dumps(task))),
+        "yaml_content": yaml.safe_dump(task),
     }
 
 

@@ -383,7 +383,11 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = [
         f"spot price: {catalog.SOURCE} of {cloud}"
-        + (f", cheapest in {price.region}; the worst case is its dearest region" if price.region else ", has none"),
+        + (
+            f", cheapest in {price.region}; the worst case is the dearest that it may come to"
+            if price.region
+            else ", has none"
+        ),
         f"SkyServe's controller is a small on-demand VM (about ${controller:.2f} an hour) for all your services;"
         " it stops itself 10 minutes after the last, and `tuna destroy --shared` removes it",
     ]

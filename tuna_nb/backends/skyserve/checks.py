@@ -88,7 +88,9 @@ async def _enabled(sky: Client, cloud: str) -> Check:
     """SkyPilot's own check of the cloud, at its API server: the server's credentials count."""
     try:
         told = await sky.ask(
-            f"the check of {cloud}", lambda sdk: sdk.check(infra_list=(cloud,), verbose=False), within_s=_CHECK_S
+            f"the check of {cloud}",
+            lambda sdk: sdk.client.sdk.check(infra_list=(cloud,), verbose=False),
+            within_s=_CHECK_S,
         )
     except BackendError as exc:
         return Check("cloud", False, exc.message, exc.hint or SIGN_IN[cloud])

@@ -51,7 +51,7 @@ class Quote:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Of a replica, USD per hour: the cheapest spot quote where it may run, and the dearest it may come to."""
+    """Of a replica, USD per hour: the cheapest spot quote where it may run, and the dearest that it may come to."""
 
     cheapest: float | None
     dearest: float | None
@@ -111,8 +111,11 @@ def replica(found: Iterable[Quote], gpu: str, count: int, regions: Iterable[str]
         raise RequestError(f"skyserve: no {count} {gpu} in {', '.join(missing)}", did_you_mean(missing[0], known))
     spot = [q for q in there if q.spot is not None]
     dearest = [q.spot for q in spot if q.spot is not None]
-    if on_demand:
-        dearest += [q.on_demand for q in there if q.on_demand is not None]
+    # Zones of a region differ threefold, and the catalog's quote is one zone's: on-demand bounds the machine that
+    # SkyPilot takes first.
+    among = there if on_demand else spot
+    for region in {q.region for q in among}:
+        dearest.append(min((q.on_demand for q in among if q.region == region and q.on_demand), default=0.0))
     cheapest = min(spot, key=lambda q: q.spot or math.inf, default=None)
     return Price(
         cheapest.spot if cheapest else None, max(dearest, default=None), cheapest.region if cheapest else None

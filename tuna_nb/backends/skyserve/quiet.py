@@ -37,7 +37,8 @@ def quiet() -> Iterator[None]:
     """While a call lasts, in the thread that makes it."""
     global _calls  # noqa: PLW0603 - standard output is the process's
     with _lock:
-        if _calls == 0:
+        # Others change standard output too, while a call of ours lasts.
+        if not isinstance(sys.stdout, _Split):
             sys.stdout = _Split(sys.stdout)
         _calls += 1
     try:
