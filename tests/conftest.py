@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,8 +51,11 @@ def pytest_configure() -> None:
         del os.environ[name]
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         os.environ.pop(name, None)
+    # Some make what they do not find there, and in "/nonexistent" root can.
+    nowhere = tempfile.mkdtemp(prefix="tuna-nobody-")
+    atexit.register(shutil.rmtree, nowhere, ignore_errors=True)
     for name in SIGNED_IN:
-        os.environ[name] = "/nonexistent/nobody"
+        os.environ[name] = f"{nowhere}/{name.lower()}"
     os.environ["NO_GCE_CHECK"] = "true"
 
 

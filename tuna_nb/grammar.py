@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 
 from tuna_nb.errors import UsageError, did_you_mean, nearest
 
+ROUTER_HOSTS = ("process", "vm", "controller")
+
 
 class HelpShown(Exception):
     """`--help` was asked for; `text` is the help."""
@@ -116,7 +118,8 @@ def _deploy(p: Parser) -> None:
     p.add_argument("--serverless-only", action="store_true", help="no spot, no router")
     p.add_argument("--public", action="store_true", help="no key needed: anyone who reaches it may use it")
     p.add_argument("--use-different-vm-for-lb", action="store_true", help="run the router on a VM of its own")
-    p.add_argument("--port", type=int, metavar="N", help="port of the router on this machine (default: a free one)")
+    p.add_argument("--router-host", choices=ROUTER_HOSTS, help="where the router runs (default: what suits)")
+    p.add_argument("--port", type=int, metavar="N", help="port of the router (default: a free one)")
     p.add_argument(
         "--engine-cmd",
         metavar="COMMAND",
@@ -253,6 +256,26 @@ def _local(p: Parser) -> None:
         _everywhere(verb)
 
 
+def _router(p: Parser) -> None:
+    sub = p.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
+    for action, text in (
+        ("status", "where it runs, and which version"),
+        ("logs", "what it says"),
+        ("upgrade", "put the tuna-router that is installed here in its place"),
+        ("restart", "put another process in its place"),
+        ("move", "to another host, at another address"),
+    ):
+        one = sub.add_parser(action, help=text)
+        _service_name(one)
+        if action == "logs":
+            one.add_argument("--since", type=float, metavar="SECONDS", help="only lines of the last SECONDS")
+            one.add_argument("--follow", "-f", action="store_true", help="go on until interrupted")
+        if action == "move":
+            one.add_argument("--to", required=True, choices=ROUTER_HOSTS, help="where it shall run")
+            one.add_argument("--yes", action="store_true", help="its clients will be told the new address")
+        _everywhere(one)
+
+
 def _everywhere(p: Parser) -> None:
     p.add_argument("-o", "--output", choices=["table", "json"], default="table", help="terminal: how to print")
     p.add_argument("--out", metavar="VARIABLE", help="notebook: store the result under this name")
@@ -270,6 +293,7 @@ VERBS = (
     Verb("cost", "what a deployment has cost, and costs now", _COMMANDS + "cost:cost", _cost),
     Verb("check", "what a provider still needs", _COMMANDS + "check:check", _check),
     Verb("logs", "what engines and router say", _COMMANDS + "inspect:logs", _logs),
+    Verb("router", "its status, logs, upgrade, restart, move", _COMMANDS + "router:router", _router),
     Verb("connect", "a client for a deployment's endpoint", _COMMANDS + "connect:connect", _connect),
     Verb("jobs", "long work under way, in any process", _COMMANDS + "jobs:jobs", _jobs),
     Verb("cancel", "stop a job and undo what it made", _COMMANDS + "jobs:cancel", _cancel),
@@ -301,7 +325,7 @@ def build(prog: str = "tuna") -> Parser:
     for verb in VERBS:
         sub = verbs.add_parser(verb.name, help=verb.help, description=verb.help[0].upper() + verb.help[1:] + ".")
         verb.arguments(sub)
-        if verb.name != "local":
+        if not sub.subcommands():
             _everywhere(sub)
     return parser
 

@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         env = dict(os.environ if environ is None else environ)
         launch = prepare(options, env)
         from tuna_router.app import Router
-        from tuna_router.serving import bind, serve_until_stopped
+        from tuna_router.serving import adopt, bind, serve_until_stopped
         from tuna_router.told.access_log import AccessLog
         from tuna_router.told.log_lines import log_to_stderr
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
             from tuna_router.tls import ServerTls
 
             tls = ServerTls(options.tls_cert, options.tls_key)
-        sock = bind(options.host, options.port)
+        sock = bind(options.host, options.port) if options.fd is None else adopt(options.fd)
 
         async def run() -> None:
             router = Router(

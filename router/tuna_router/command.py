@@ -47,6 +47,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--port", type=_port, default=8080, help="port to listen on; 0 for a free one (default 8080)"
     )
     parser.add_argument(
+        "--fd", type=_descriptor, metavar="N", help="a socket that listens already, opened by a supervisor"
+    )
+    parser.add_argument(
         "--serverless", action="append", default=[], metavar="URL", help="a serverless backend; may be repeated"
     )
     parser.add_argument(
@@ -171,6 +174,12 @@ def _port(text: str) -> int:
     if text.isdigit() and int(text) <= 65535:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a port")
+
+
+def _descriptor(text: str) -> int:
+    if text.isdigit() and int(text) > 2:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not the number of an open file above 2")
 
 
 def _at_least_one(text: str) -> int:

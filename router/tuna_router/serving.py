@@ -65,6 +65,23 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
+def adopt(descriptor: int) -> socket.socket:
+    """The listening socket that whoever started this process opened for it. Raises RouterError.
+
+    While they hold it too, connections that come between two routers wait in its queue.
+    """
+    try:
+        sock = socket.socket(fileno=descriptor)
+        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        message = f"--fd {descriptor} is no socket: {error.strerror}"
+        raise RouterError(message, "it is for supervisors; leave it out") from error
+    if not listens:
+        raise RouterError(f"--fd {descriptor} is not a listening socket", "bind it and listen before")
+    sock.setblocking(False)
+    return sock
+
+
 def local_url(host: str, port: int, *, tls: bool = False) -> str:
     """The URL under which this machine reaches the router."""
     scheme = "https" if tls else "http"
@@ -117,6 +134,7 @@ class Server:
         self._tls = tls
         self._stop = asyncio.Event()
         self._stop_at_once = asyncio.Event()
+        self.retires = False
         self.connections = router.connections
         self.most_connections = most_connections()
 
@@ -124,6 +142,12 @@ class Server:
         """Accept nothing more, and return from `serve` when all is done."""
         if self._stop.is_set():
             self._stop_at_once.set()
+        self._stop.set()
+
+    def retire(self) -> None:
+        """As `stop`, for one that is being replaced: each connection that is kept open gets one more answer, which
+        says that it is the last, so that no request meets a connection that is just being closed."""
+        self.retires = True
         self._stop.set()
 
     async def serve(self, sock: socket.socket) -> None:
@@ -157,8 +181,9 @@ class Server:
         ends_at = asyncio.get_running_loop().time() + self._shutdown_timeout_s
         tell_systemd("STOPPING=1")
         self._router.core.events.close()
-        for connection in list(self.connections):
-            connection.stop(now=False)
+        if not self.retires:
+            for connection in list(self.connections):
+                connection.stop(now=False)
         await self._gone(max(ends_at - asyncio.get_running_loop().time(), 0.0))
         for connection in list(self.connections):
             connection.stop(now=True)
@@ -172,6 +197,10 @@ class Server:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self.connections and not self._stop_at_once.is_set():
+                    if self.retires:
+                        # Each time, since some are still being accepted when it begins.
+                        for connection in self.connections:
+                            connection.retire()
                     await asyncio.sleep(_LOOK_S)
 
 
@@ -220,15 +249,17 @@ class Reload:
 
 
 @contextlib.contextmanager
-def signals_stop(server: Server) -> Generator[None, None, None]:
-    """Take SIGINT and SIGTERM as the wish to stop; a second one as the wish to stop at once."""
+def signals_stop(server: Server, retire: Callable[[], None] | None = None) -> Generator[None, None, None]:
+    """Take SIGINT and SIGTERM as the wish to stop, a second one as the wish to stop at once; SIGUSR2 as word that
+    another router has taken over the socket."""
     loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR2, retire or server.retire)
     for number in _SIGNALS:
         loop.add_signal_handler(number, server.stop)
     try:
         yield
     finally:
-        for number in _SIGNALS:
+        for number in (*_SIGNALS, signal.SIGUSR2):
             loop.remove_signal_handler(number)
 
 
@@ -257,6 +288,13 @@ async def serve_until_stopped(
         keeping = asyncio.create_task(memory.keep(lambda: router.core.settings.state_interval_s))
     await router.start()
     reload = Reload(router, reread, tls)
+
+    def retire() -> None:
+        # From now on the file is the successor's.
+        if keeping is not None:
+            keeping.cancel()
+        server.retire()
+
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, reload)
     try:
@@ -267,7 +305,7 @@ async def serve_until_stopped(
             _log.warning("without a key, everyone who reaches %s may use and change this router", url)
         print(f"tuna-router: listening on {url}", file=sys.stderr, flush=True)  # noqa: T201
         tell_systemd("READY=1")
-        with signals_stop(server):
+        with signals_stop(server, retire):
             await server.serve(sock)
     finally:
         loop.remove_signal_handler(signal.SIGHUP)
@@ -276,7 +314,8 @@ async def serve_until_stopped(
         if memory is not None and keeping is not None:
             keeping.cancel()
             await asyncio.wait((keeping,))
-            memory.save()
+            if not server.retires:
+                memory.save()
         if router.core.access_log is not None:
             router.core.access_log.close()
         if port_file is not None:

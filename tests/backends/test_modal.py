@@ -167,7 +167,7 @@ def test_the_deployed_function_starts_the_engine_where_tuna_is_not_and_ends_with
         f"deserialize(open({str(tmp_path / 'code')!r}, 'rb').read(), None)()\n"
         "time.sleep(60)"
     )
-    env = {"PYTHONPATH": "/root:/pkg:/own", "MODAL_CONFIG_PATH": "/nonexistent", "PATH": "/usr/bin:/bin"}
+    env = {"PYTHONPATH": "/root:/pkg:/own", "MODAL_CONFIG_PATH": str(tmp_path / "none"), "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", container], env=env, cwd=tmp_path, timeout=60, check=False)
     assert done.returncode == 3, "the container ends as its engine did"
     assert json.loads(told.read_text()) == "/own"

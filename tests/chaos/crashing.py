@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tuna_nb.backends.local.backend import LocalBackend
-from tuna_nb.deployments import router_host
+from tuna_nb.deployments.router_hosts import process as router_process
 from tuna_nb.frontends.terminal import main
 from tuna_nb.secrets import Secrets
 from tuna_nb.store import Store
@@ -75,8 +75,8 @@ for method in ("deploy", "destroy", "wake", "auth"):
     around(LocalBackend, method)
 for method in ("put", "forget"):
     around(Secrets, method)
-around(router_host.subprocess, "Popen")
-around(router_host.ProcessHost, "_stop")
+around(router_process.subprocess, "Popen")
+around(router_process.ProcessHost, "_stop")
 
 code = main(sys.argv[2:])
 if die_at == 0:

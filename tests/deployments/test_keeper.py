@@ -14,7 +14,7 @@ from tests.deployments.providers import Addressed, Expiring
 from tuna_nb.backends.base import Auth
 from tuna_nb.deployments.keeper import RETRY_S, Keeper, renew_at
 from tuna_nb.deployments.request import DeployRequest
-from tuna_nb.deployments.router_host import RENEWAL
+from tuna_nb.deployments.router_hosts import companion
 from tuna_nb.deployments.workspace import Workspace
 
 Make = Callable[..., DeployRequest]
@@ -50,8 +50,7 @@ def number(workspace: Workspace, name: str) -> int:
 
 
 def renewing(workspace: Workspace, name: str) -> psutil.Process | None:
-    host = workspace.router_host()
-    return host._process(workspace.store.deployment(name).id, RENEWAL)  # type: ignore[attr-defined,no-any-return]
+    return companion.find(workspace.store.deployment(name).id, companion.KEEPER)
 
 
 async def test_they_are_renewed_when_a_fifth_of_their_life_is_left(

@@ -291,6 +291,8 @@ class Backend(abc.ABC):
     """As in `--spots-cloud NAME`, the clouds in which it rents spot machines; its name alone where empty."""
     options: ClassVar[Mapping[str, str]] = {}
     """The provider's own settings: name to one line of help."""
+    controller: ClassVar[bool] = False
+    """It keeps a machine of its own while a service is there, on which a router can run too."""
     pretends: ClassVar[bool] = False
     """Its GPUs and prices are pretended: chosen only where nothing real is configured."""
     poll_s: ClassVar[float] = 5.0

@@ -11,6 +11,7 @@ from tuna_nb.deployments import scaling
 from tuna_nb.deployments.apply import apply
 from tuna_nb.deployments.plan import DeploymentPlan, new_id, plan, require_set_up
 from tuna_nb.deployments.request import DeployRequest, new_name
+from tuna_nb.deployments.router_hosts.base import VM
 from tuna_nb.deployments.status import DeploymentStatus, status
 from tuna_nb.deployments.tracking import tracked
 from tuna_nb.errors import ConflictError, RequestError, UsageError
@@ -41,6 +42,7 @@ async def deploy(options: Namespace, context: Context) -> Work | DeploymentPlan:
             request,
             serverless_provider=request.serverless_provider or before.serverless_provider,
             spots_cloud=request.spots_cloud or (None if request.serverless_only else before.spots_cloud),
+            router_host=request.router_host or (None if request.serverless_only else before.router_host),
         )
     planned = await plan(workspace, request, live.id if live else new_id())
     if options.dry_run:
@@ -71,6 +73,10 @@ def read_request(options: Namespace, cell: str | None) -> DeployRequest:
     )
     if options.serverless_only and (options.spots_cloud or options.region):
         raise RequestError("--serverless-only has no spot side", "leave out --spots-cloud and --region")
+    if options.use_different_vm_for_lb and options.router_host not in (None, VM):
+        raise RequestError(
+            f"--use-different-vm-for-lb is --router-host vm, not {options.router_host}", "leave out one of the two"
+        )
     return DeployRequest(
         service_name=options.service_name or new_name(),
         model=options.model,
@@ -86,7 +92,7 @@ def read_request(options: Namespace, cell: str | None) -> DeployRequest:
         spot=spot,
         serverless_only=options.serverless_only,
         public=options.public,
-        router_host="vm" if options.use_different_vm_for_lb else "process",
+        router_host=VM if options.use_different_vm_for_lb else options.router_host,
         port=options.port,
         engine_cmd=options.engine_cmd,
         image=options.image,

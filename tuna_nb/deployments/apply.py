@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuna_nb.backends.base import Backend, Endpoint, Plan, Ref, State
 from tuna_nb.deployments.destroy import destroy, resource_ref
-from tuna_nb.deployments.plan import ROUTER, SERVERLESS, SPOT, DeploymentPlan
+from tuna_nb.deployments.plan import ROUTER, SERVERLESS, SPOT, DeploymentPlan, near
 from tuna_nb.deployments.router_client import RouterClient
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import BackendError, CancelledError, EngineError, TunaError
@@ -92,6 +92,10 @@ class _Apply:
         try:
             if self._plan.spot is not None:
                 spot = asyncio.create_task(self._create_spot(self._plan.spot))
+            if spot is not None and self._beside_spot:
+                # The machine that it runs on comes with the spot side.
+                self._report.step("the spot side's controller, which the router runs on", 0.05)
+                await asyncio.wait({spot})
             url = await self._serve()
             self._store.update_deployment(self._record.id, state="running", endpoint_url=url)
             self._store.add_event(self._record.id, f"serving at {url}")
@@ -168,6 +172,7 @@ class _Apply:
             await self._router_config(),
             self._plan.request.port,
             self._plan.request.public,
+            near(self._plan.request),
         )
         self._store.update_resource(resource.id, state="created", url=url, provider_id=self._record.id)
         await self._keep_renewed()
@@ -176,6 +181,12 @@ class _Apply:
     async def _keep_renewed(self) -> None:
         if self._kept:
             await self._workspace.router_host(self._resource(ROUTER).provider).keep_renewed(self._record.id)
+
+    @property
+    def _beside_spot(self) -> bool:
+        return (
+            self._plan.router_host is not None and self._workspace.router_host(self._plan.router_host).beside_spot
+        )
 
     async def _router_config(self) -> dict[str, Any]:
         return {
@@ -198,6 +209,7 @@ class _Apply:
             "headers": dict(auth.headers),
             "replicas_url": endpoint.replicas_url,
             "traffic_url": endpoint.traffic_url,
+            "sync_url": endpoint.sync_url if self._beside_spot else None,
             "price_per_hour_usd": self._by_role[role].price_per_hour_usd,
         }
 

@@ -10,6 +10,7 @@ from typing import Any
 from tuna_nb.backends.base import Kind, Ref
 from tuna_nb.deployments.plan import ROUTER
 from tuna_nb.deployments.router_client import RouterClient
+from tuna_nb.deployments.router_hosts.base import hosts_of
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import TunaError
 from tuna_nb.jobs import Report
@@ -86,7 +87,8 @@ async def _remove(workspace: Workspace, resource: ResourceRecord, report: Report
     store = workspace.store
     store.update_resource(resource.id, state="destroying")
     if resource.role == ROUTER:
-        await workspace.router_host(resource.provider).stop(resource.deployment_id)
+        for host in hosts_of(resource):
+            await workspace.router_host(host).stop(resource.deployment_id)
     else:
         backend = workspace.backend(resource.provider)
         await backend.destroy(resource_ref(resource))

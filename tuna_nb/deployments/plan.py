@@ -11,6 +11,8 @@ from tuna_nb.backends.names import resource_name
 from tuna_nb.catalog import hub
 from tuna_nb.deployments.choice import Choice, choose
 from tuna_nb.deployments.request import DeployRequest
+from tuna_nb.deployments.router_choice import choose_host
+from tuna_nb.deployments.router_hosts.base import Prospect
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import CredentialsError, RequestError, did_you_mean
 from tuna_nb.secrets import hugging_face_token
@@ -30,6 +32,7 @@ class DeploymentPlan:
     spot: Plan | None
     router_host: str | None
     choice: Choice | None = None
+    router: Prospect | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -38,6 +41,7 @@ class DeploymentPlan:
             self.choice.notes if self.choice else (),
             self.serverless.notes,
             self.spot.notes if self.spot else (),
+            self.router.notes if self.router else (),
         )
         return tuple(dict.fromkeys(note for part in parts for note in part))
 
@@ -50,8 +54,7 @@ class DeploymentPlan:
         """(role, provider, resource), in the order of creation."""
         rows = [(SERVERLESS, self.serverless_provider, r) for r in self.serverless.resources]
         if self.router_host is not None:
-            # On this machine it costs nothing; a host that rents a VM will say what that costs.
-            rows.append((ROUTER, self.router_host, PlannedResource("router", self.router_name, 0.0)))
+            rows.append((ROUTER, self.router_host, PlannedResource("router", self.router_name, self._router_price)))
         if self.spot is not None:
             rows += [(SPOT, self.spot_provider, r) for r in self.spot.resources]
         return rows
@@ -63,6 +66,10 @@ class DeploymentPlan:
     @property
     def spot_provider(self) -> str:
         return self.request.spots_cloud or "local"
+
+    @property
+    def _router_price(self) -> float | None:
+        return self.router.price_per_hour_usd if self.router else 0.0
 
     @property
     def worst_case_usd_per_hour(self) -> float | None:
@@ -82,7 +89,12 @@ class DeploymentPlan:
         ]
         if self.router_host is not None:
             rows.append(
-                {"role": ROUTER, "provider": self.router_host, "name": self.router_name, "price_per_hour_usd": 0.0}
+                {
+                    "role": ROUTER,
+                    "provider": self.router_host,
+                    "name": self.router_name,
+                    "price_per_hour_usd": self._router_price,
+                }
             )
         if self.spot is not None:
             rows.append(
@@ -124,6 +136,7 @@ async def plan(workspace: Workspace, request: DeployRequest, deployment_id: str)
     provider does not sell, an option that no chosen provider has, a gated model without a token.
     """
     choice: Choice | None = None
+    prospect: Prospect | None = None
     name = request.serverless_provider
     if name is None:
         choice = await choose(
@@ -138,7 +151,8 @@ async def plan(workspace: Workspace, request: DeployRequest, deployment_id: str)
         request = replace(request, spots_cloud=request.spots_cloud or "local")
         sides.append((_side(workspace, request.spots_cloud or "", Kind.SPOT), Kind.SPOT))
         # A wrong host is refused here, before anything is recorded.
-        workspace.router_host(request.router_host)
+        host, prospect = await choose_host(workspace, request.router_host, sides[1][0], near(request))
+        request = replace(request, router_host=host)
     known = {option for backend, _ in sides for option in backend.options}
     for option in request.options:
         if option not in known:
@@ -155,7 +169,15 @@ async def plan(workspace: Workspace, request: DeployRequest, deployment_id: str)
         plans[1] if len(plans) > 1 else None,
         None if request.serverless_only else request.router_host,
         choice,
+        prospect,
     )
+
+
+def near(request: DeployRequest) -> str | None:
+    """Where the spot side is, as SkyPilot names places: a cloud, or a cloud and its region; None for wherever."""
+    cloud = request.options.get("cloud")
+    region = (request.region or "").partition(",")[0]
+    return None if cloud is None else f"{cloud}/{region}" if region else cloud
 
 
 def _service(

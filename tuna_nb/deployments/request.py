@@ -31,8 +31,9 @@ NAME_LENGTH = 40
 class DeployRequest:
     """A deployment as asked for.
 
-    gpu: canonical name. serverless_provider: None means the cheapest that sells this GPU. port: of the router
-    on this machine, None for any free one. options: providers' own settings by name, as text.
+    gpu: canonical name. serverless_provider: None means the cheapest that sells this GPU. port: of the router,
+    None for any free one. router_host: None for what suits the spot side. options: providers' own settings by name,
+    as text.
     """
 
     service_name: str
@@ -49,7 +50,7 @@ class DeployRequest:
     spot: SpotScaling = field(default_factory=SpotScaling)
     serverless_only: bool = False
     public: bool = False
-    router_host: str = "process"
+    router_host: str | None = None
     port: int | None = None
     engine_cmd: str | None = None
     image: str | None = None

@@ -138,7 +138,10 @@ async def _component(workspace: Workspace, resource: ResourceRecord) -> Componen
     try:
         if resource.role == ROUTER:
             url = await workspace.router_host(resource.provider).url(resource.deployment_id)
-            return _with(base, state=State.READY if url else State.GONE, url=url)
+            # A machine that is rented for it costs money whether it runs or not.
+            price = resource.price_per_hour_usd
+            state = State.READY if url else State.GONE
+            return _with(base, state=state, url=url, billing=price != 0, rate_usd_per_hour=price)
         found = await workspace.backend(resource.provider).status(resource_ref(resource))
     except TunaError as e:
         return _with(base, state="unknown", rate_usd_per_hour=None, detail=e.message)

@@ -11,7 +11,7 @@ from tuna_nb.secrets import Secrets
 from tuna_nb.settings import Settings
 
 if TYPE_CHECKING:
-    from tuna_nb.deployments.router_host import RouterHost
+    from tuna_nb.deployments.router_hosts.base import RouterHost
     from tuna_nb.store import Store
 
 
@@ -22,6 +22,7 @@ class Workspace:
         self.settings = settings
         self.secrets = Secrets(settings)
         self._backends: dict[str, Backend] = {}
+        self._router_hosts: dict[str, RouterHost] = {}
 
     @cached_property
     def store(self) -> Store:
@@ -37,9 +38,11 @@ class Workspace:
 
     def router_host(self, name: str = "process") -> RouterHost:
         """Where a deployment's router runs. Raises RequestError for an unknown host."""
-        from tuna_nb.deployments.router_host import open_host
+        from tuna_nb.deployments.router_hosts.base import open_host
 
-        return open_host(name, self.settings)
+        if name not in self._router_hosts:
+            self._router_hosts[name] = open_host(name, self.settings)
+        return self._router_hosts[name]
 
     def close(self) -> None:
         if "store" in self.__dict__:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuna_nb.costs.bill import Bill
 from tuna_nb.deployments.checks import ProviderChecks
+from tuna_nb.deployments.routers import RouterReport
 from tuna_nb.deployments.status import DeploymentStatus, Fleet
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ _DERIVED = {
     DeploymentStatus: ("rate_usd_per_hour",),
     Bill: ("usd_per_1000_requests", "usd_per_million_tokens"),
     ProviderChecks: ("passed",),
+    RouterReport: ("is_current",),
 }
 
 

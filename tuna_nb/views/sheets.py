@@ -17,6 +17,7 @@ from tuna_nb.deployments.checks import ProviderChecks
 from tuna_nb.deployments.connection import Connection
 from tuna_nb.deployments.destroy import Removed
 from tuna_nb.deployments.plan import DeploymentPlan
+from tuna_nb.deployments.routers import RouterReport
 from tuna_nb.deployments.status import DeploymentStatus, Fleet
 from tuna_nb.errors import TunaError
 from tuna_nb.records import JobRecord
@@ -104,6 +105,23 @@ def _status(s: DeploymentStatus, now: float) -> Sheet:
         notes,
         _tone(s.state),
     )
+
+
+def _router(r: RouterReport, now: float) -> Sheet:
+    s = r.state
+    facts = [("host", s.host if s.address is None else f"{s.host} ({s.address})")]
+    if s.url is not None:
+        facts.append(("url", s.url))
+        there, here = (f"{v} ({b})" if b else v for v, b in ((s.version, s.build), (r.version_here, r.build_here)))
+        facts.append(("version", f"{there or 'unknown'}, here {here}"))
+    if s.started_at is not None:
+        again = f", restarted {s.restarts} times" if s.restarts else ""
+        facts.append(("up", age(now - s.started_at) + again))
+    if s.memory_bytes is not None:
+        facts.append(("memory", f"{s.memory_bytes / 2**20:.0f} MiB"))
+    facts.append(("starts again by", s.supervised or "nothing: deploying the same name again starts it"))
+    state = "runs" if s.url is not None else "does not run"
+    return Sheet(f"the router of {r.name} {state}", tuple(facts), notes=r.notes, tone="good" if s.url else "bad")
 
 
 def _fleet(f: Fleet, now: float) -> Sheet:
@@ -267,6 +285,7 @@ def _connection(c: Connection, _now: float) -> Sheet:
 _SHEETS: tuple[tuple[type, Callable[[Any, float], Sheet]], ...] = (
     (DeploymentStatus, _status),
     (Fleet, _fleet),
+    (RouterReport, _router),
     (DeploymentPlan, _plan),
     (Bill, _bill),
     (ProviderChecks, _checks),

@@ -21,6 +21,8 @@ from tuna_router.dataplane.wheel import Wheel
 from tuna_router.envelope import error_body
 
 KEEP_ALIVE_S: Final = 75.0
+RETIRED_IDLE_S: Final = 10.0
+"""Idle connections of a router that retires: longer than the usual clients keep theirs (httpx: 5 s)."""
 HEAD_PATIENCE_S: Final = 20.0
 _LINGER_S: Final = 5.0
 _MOST_UNREAD: Final = 16 * 1024 * 1024
@@ -86,6 +88,7 @@ class ClientConnection(asyncio.Protocol):
         "_transport",
         "closing",
         "head",
+        "last_one",
         "length",
         "put",
         "read_paused",
@@ -115,6 +118,8 @@ class ClientConnection(asyncio.Protocol):
         self._begun = False
         self.closing = False
         """True when no further request is served after this one."""
+        self.last_one = False
+        """True when the next request is the last: its answer will say so. See `retire`."""
         self.write_paused = False
         self.head: RequestHead | None = None
         self.length: int | None = 0
@@ -156,7 +161,7 @@ class ClientConnection(asyncio.Protocol):
             self.close()
         else:
             self._state = _HEAD
-            self.timer.set(KEEP_ALIVE_S)
+            self.timer.set(RETIRED_IDLE_S if self.last_one else KEEP_ALIVE_S)
             if (self._held or self.read_paused) and not self._advancing:
                 self._advance(b"")
 
@@ -272,6 +277,14 @@ class ClientConnection(asyncio.Protocol):
         elif now:
             self._handler.stop()
 
+    def retire(self) -> None:
+        """Serve one more request and say in its answer that it was the last: a client that keeps its connection
+        and asks at the very moment of closing would lose that request."""
+        if not self.last_one:
+            self.last_one = True
+            if self._handler is None and self._state is _HEAD and not self._held:
+                self.timer.set(RETIRED_IDLE_S)
+
     # What the loop does with it
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -380,7 +393,7 @@ class ClientConnection(asyncio.Protocol):
         self.head = head
         self.length = length
         data = data[end:]
-        if not head.keep_alive:
+        if self.last_one or not head.keep_alive:
             self.closing = True
         self._begun = self._answered = False
         if length is None:

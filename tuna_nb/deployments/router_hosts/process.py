@@ -1,8 +1,4 @@
-"""Where a deployment's router runs. `process` is this machine; the seam for a controller and a VM.
-
-A host finds its router by the deployment's id alone, so that a crash between starting it and recording it
-loses nothing.
-"""
+"""Routers as processes on this machine."""
 
 from __future__ import annotations
 
@@ -15,45 +11,24 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import psutil
 
 from tuna_nb.backends.base import LogLine
-from tuna_nb.errors import RequestError, RouterError, did_you_mean
+from tuna_nb.deployments.router_hosts import companion
+from tuna_nb.deployments.router_hosts.base import PROCESS, Prospect, RouterState
+from tuna_nb.errors import RouterError
 from tuna_nb.settings import Settings
 
-ROUTER, RENEWAL = "tuna_router", "tuna_nb.deployments.keeper"
-"""The modules that a deployment's processes run."""
+ROUTER = "tuna_router"
+"""The module that a router's process runs."""
 START_TIMEOUT_S = 30
 STOP_TIMEOUT_S = 20
 """The router finishes running requests when it is asked to stop, within its own shorter bound."""
-
-
-class RouterHost(Protocol):
-    """A place that runs routers, one per deployment."""
-
-    name: str
-
-    async def start(self, deployment_id: str, config: dict[str, Any], port: int | None, public: bool) -> str:
-        """Start it, or find it running, and return its URL. Raises RouterError."""
-
-    async def keep_renewed(self, deployment_id: str) -> None:
-        """Have the headers of its backends renewed before they expire, for as long as it runs."""
-
-    async def url(self, deployment_id: str) -> str | None:
-        """Its URL, or None when it does not run."""
-
-    async def stop(self, deployment_id: str) -> None:
-        """End it and remove what it kept; returns when it is seen gone. Not found is success."""
-
-    def logs(self, deployment_id: str, since: float | None = None, follow: bool = False) -> AsyncIterator[LogLine]:
-        """What it has logged, oldest first, from `since` (Unix seconds) on."""
-
-    async def list_owned(self) -> list[str]:
-        """The deployment ids of every router here, running or left behind."""
 
 
 class ProcessHost:
@@ -63,19 +38,51 @@ class ProcessHost:
     has a session of its own, so that it outlives the kernel or terminal that started it.
     """
 
-    name = "process"
+    name = PROCESS
+    beside_spot = False
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    async def start(self, deployment_id: str, config: dict[str, Any], port: int | None, public: bool) -> str:
+    async def prospect(self, near: str | None) -> Prospect:
+        return Prospect()
+
+    async def start(
+        self, deployment_id: str, config: dict[str, Any], port: int | None, public: bool, near: str | None = None
+    ) -> str:
         return await asyncio.to_thread(self._start, deployment_id, config, port, public)
 
     async def keep_renewed(self, deployment_id: str) -> None:
-        await asyncio.to_thread(self._keep_renewed, deployment_id)
+        folder = self._settings.data_folder("routers", deployment_id)
+        await companion.ensure(self._settings, deployment_id, folder / "keeper.log")
 
     async def url(self, deployment_id: str) -> str | None:
         return self._announced(deployment_id) if self._process(deployment_id) else None
+
+    async def state(self, deployment_id: str) -> RouterState:
+        return await asyncio.to_thread(self._state, deployment_id)
+
+    async def config(self, deployment_id: str) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads((self._folder(deployment_id) / "config.json").read_text())
+        except (OSError, ValueError) as e:
+            raise RouterError(
+                f"the router's configuration can't be read here ({type(e).__name__})", "deploy the name again"
+            ) from e
+        return found
+
+    async def restart(self, deployment_id: str) -> str:
+        # Running requests are finished first; who comes in between is refused for about a second.
+        config = await self.config(deployment_id)
+        process = await asyncio.to_thread(self._process, deployment_id)
+        public = process is not None and "--no-auth" in process.cmdline()
+        if process is None:
+            raise RouterError("the router does not run", "deploying the same name again starts it")
+        await asyncio.to_thread(companion.end, process, STOP_TIMEOUT_S)
+        return await self.start(deployment_id, config, None, public)
+
+    async def upgrade(self, deployment_id: str) -> str:
+        return await self.restart(deployment_id)
 
     async def stop(self, deployment_id: str) -> None:
         await asyncio.to_thread(self._stop, deployment_id)
@@ -149,49 +156,32 @@ class ProcessHost:
                 raise RouterError(f"the router did not start within {START_TIMEOUT_S} s", f"see {log}")
             time.sleep(0.02)
 
-    def _keep_renewed(self, deployment_id: str) -> None:
-        if self._process(deployment_id, RENEWAL) is not None:
-            return
-        folder = self._settings.data_folder("routers", deployment_id)
-        # Its store and data folder are this process's, by whichever setting.
-        environment = {**os.environ, "TUNA_DATA_DIR": str(self._settings.data_dir)}
-        environment["TUNA_DATABASE_URL"] = self._settings.database_url
-        with (folder / "keeper.log").open("ab") as out:
-            subprocess.Popen(
-                [sys.executable, "-m", RENEWAL, deployment_id],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-                env=environment,
-            )
-
     def _stop(self, deployment_id: str) -> None:
-        end = time.monotonic() + STOP_TIMEOUT_S
-        for module in (RENEWAL, ROUTER):
-            process = self._process(deployment_id, module)
-            if process is not None:
-                with suppress(psutil.NoSuchProcess):
-                    process.terminate()
-                    try:
-                        process.wait(max(0.1, end - time.monotonic()))
-                    except psutil.TimeoutExpired:
-                        process.kill()
-                        process.wait(5)
+        companion.stop(deployment_id)
+        process = self._process(deployment_id)
+        if process is not None:
+            companion.end(process, STOP_TIMEOUT_S)
         if self._process(deployment_id) is not None:
             raise RouterError(f"the router of {deployment_id} does not end", "end its process by hand")
         shutil.rmtree(self._folder(deployment_id), ignore_errors=True)
 
-    def _process(self, deployment_id: str, module: str = ROUTER) -> psutil.Process | None:
-        """The router that was started with this deployment's configuration, or its renewal, found by its command
-        line: it is there from the first moment on, while a pid in a file may be missing or another's by now."""
-        word = str(self._folder(deployment_id) / "config.json") if module == ROUTER else deployment_id
-        for process in psutil.process_iter():
-            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                line = process.cmdline()
-                if module in line and word in line and process.status() != psutil.STATUS_ZOMBIE:
-                    return process
-        return None
+    def _process(self, deployment_id: str) -> psutil.Process | None:
+        return companion.find(str(self._folder(deployment_id) / "config.json"), ROUTER)
+
+    def _state(self, deployment_id: str) -> RouterState:
+        from tuna_nb.deployments.router_hosts import wheel
+
+        process = self._process(deployment_id)
+        if process is None:
+            return RouterState(self.name, None)
+        here = wheel.make()
+        state = RouterState(
+            self.name, self._announced(deployment_id), here.version, here.build, address="this machine"
+        )
+        with suppress(psutil.NoSuchProcess):
+            started, memory = process.create_time(), process.memory_info().rss
+            return replace(state, pid=process.pid, started_at=started, memory_bytes=memory)
+        return RouterState(self.name, None)
 
     def _announced(self, deployment_id: str) -> str | None:
         path = self._folder(deployment_id) / "router.json"
@@ -209,16 +199,6 @@ class ProcessHost:
         with suppress(OSError, ValueError, KeyError):
             return int(json.loads(announcement.read_text())["port"])
         return None
-
-
-HOSTS = {ProcessHost.name: ProcessHost}
-
-
-def open_host(name: str, settings: Settings) -> RouterHost:
-    """The host of that name. Raises RequestError."""
-    if name not in HOSTS:
-        raise RequestError(f"unknown router host {name!r}", did_you_mean(name, HOSTS))
-    return HOSTS[name](settings)
 
 
 def _written_at(line: str) -> float | None:

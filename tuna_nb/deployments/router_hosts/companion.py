@@ -1,0 +1,73 @@
+"""The process beside the launcher that goes with a router wherever that runs: it has the user's credentials, which
+the router must not have, and tells it of fresh headers and of its replicas."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from tuna_nb.errors import RouterError
+from tuna_nb.settings import Settings
+
+KEEPER = "tuna_nb.deployments.keeper"
+"""The module that it runs."""
+STOP_TIMEOUT_S = 10
+
+
+async def ensure(settings: Settings, deployment_id: str, log: Path) -> None:
+    """Start it unless it runs; it writes to `log`."""
+    await asyncio.to_thread(_ensure, settings, deployment_id, log)
+
+
+def _ensure(settings: Settings, deployment_id: str, log: Path) -> None:
+    if find(deployment_id, KEEPER) is not None:
+        return
+    # Its store and data folder are this process's, by whichever setting.
+    environment = {**os.environ, "TUNA_DATA_DIR": str(settings.data_dir)}
+    environment["TUNA_DATABASE_URL"] = settings.database_url
+    with log.open("ab") as out:
+        subprocess.Popen(
+            [sys.executable, "-m", KEEPER, deployment_id],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            env=environment,
+        )
+
+
+def stop(deployment_id: str, within_s: float = STOP_TIMEOUT_S) -> None:
+    """End it, and return when it is gone. Not found is success. Raises RouterError."""
+    process = find(deployment_id, KEEPER)
+    if process is not None:
+        end(process, within_s)
+    if find(deployment_id, KEEPER) is not None:
+        raise RouterError(f"the process beside the router of {deployment_id} does not end", "end it by hand")
+
+
+def find(word: str, module: str) -> psutil.Process | None:
+    """The process that runs `module` with `word` among its arguments: its command line is there from the first
+    moment on, while a pid in a file may be missing or another's by now."""
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            line = process.cmdline()
+            if module in line and word in line and process.status() != psutil.STATUS_ZOMBIE:
+                return process
+    return None
+
+
+def end(process: psutil.Process, within_s: float) -> None:
+    """Terminate it; kill what has not ended in time."""
+    with suppress(psutil.NoSuchProcess):
+        process.terminate()
+        try:
+            process.wait(max(0.1, within_s))
+        except psutil.TimeoutExpired:
+            process.kill()
+            process.wait(5)
