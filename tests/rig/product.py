@@ -126,16 +126,18 @@ class Service:
         quick = ["--option", "cold_start_s=0", "--option", "probe=health"]
         return self._terminal.start(*words, "--engine-cmd", ENGINE, *quick, *more)
 
-    def connect(self) -> None:
+    def connect(self, deploying: subprocess.Popen[str]) -> None:
         """Waits for the endpoint as `tuna connect` does, and before that for the deployment to be known."""
-        done = until(self._connected, within_s=60)
+
+        def connected() -> Done | None:
+            assert deploying.poll() in (None, 0), deploying.communicate()
+            done = self._terminal("connect", self.name, "--env", code=None, timeout_s=120)
+            assert done.code == 0 or "no deployment named" in done.err, done
+            return done if done.code == 0 else None
+
+        done = until(connected, within_s=120)
         told = dict(shlex.split(line)[1].split("=", 1) for line in done.out.splitlines())
         self.url, self.key = told["OPENAI_BASE_URL"], told["OPENAI_API_KEY"]
-
-    def _connected(self) -> Done | None:
-        done = self._terminal("connect", self.name, "--env", code=None, timeout_s=120)
-        assert done.code == 0 or "no deployment named" in done.err, done
-        return done if done.code == 0 else None
 
     def answered_by(self) -> Answer:
         async def once() -> Answer:
@@ -160,7 +162,7 @@ class Service:
         return [each for each in self.spot()["replicas"] if each["state"] == "ready"]
 
     def destroy(self) -> None:
-        self._terminal("destroy", "--service-name", self.name, "--yes", timeout_s=600)
+        self._terminal("destroy", "--service-name", self.name, "--wait", timeout_s=600)
 
     def ended(self, process: subprocess.Popen[str], within_s: float) -> str:
         """What a command said that has ended well."""

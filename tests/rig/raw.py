@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import urllib.error
 import urllib.request
 from typing import Any
@@ -38,7 +39,7 @@ class Service:
         import sky
         from sky import serve
 
-        _, endpoint = sky.stream_and_get(serve.up(sky.Task.from_yaml_config(TASK), self.name))
+        _, endpoint = sky.stream_and_get(serve.up(sky.Task.from_yaml_config(copy.deepcopy(TASK)), self.name))
         return str(endpoint)
 
     def down(self) -> None:

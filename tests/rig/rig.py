@@ -99,6 +99,8 @@ class Rig:
         self.metadata.start()
         self.machines.start()
         self.start_server()
+        # As its user does once. Its own check at the start of the server may end later, and otherwise.
+        self.wait("sky check", lambda: "AWS: enabled" in self.sky("check", "aws"), 180)
 
     def stop(self) -> None:
         """Ends everything in these namespaces but who asks."""

@@ -17,7 +17,7 @@ def test_spot_carries_the_traffic_while_there_is_any_and_no_request_fails(rig: R
     service = Service(rig, home, "h")
     began = time.monotonic()
     deploying = service.start_deploy("--spots-cloud", CLOUD, "--no-scale-to-zero", "--port", "18000")
-    service.connect()
+    service.connect(deploying)
     first = service.answered_by()
     rig.say(f"first answer, by {first.backend}: {time.monotonic() - began:.1f} s after the command")
     assert first.wrong is None
