@@ -15,6 +15,8 @@ from urllib.parse import parse_qs
 
 CAPACITY = "InsufficientInstanceCapacity"
 EXPIRED = "RequestExpired"
+OWNER = "the-clouds-own"
+"""The access key of whoever runs the cloud, for whom nothing is ever wrong with it."""
 ERROR = """<?xml version="1.0" encoding="UTF-8"?>
 <Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors>
 <RequestID>00000000-0000-0000-0000-000000000000</RequestID></Response>"""
@@ -39,10 +41,10 @@ class Faults:
         environ["wsgi.input"] = io.BytesIO(body)
         if environ["PATH_INFO"] == "/rig/faults":
             return self._told(environ, body, start)
-        signed = re.search(r"Credential=[^/]+/\d+/([^/]+)/([^/]+)/", environ.get("HTTP_AUTHORIZATION", ""))
-        if signed is None:
+        signed = re.search(r"Credential=([^/]+)/\d+/([^/]+)/([^/]+)/", environ.get("HTTP_AUTHORIZATION", ""))
+        if signed is None or signed[1] == OWNER:
             return self._cloud(environ, start)
-        region, service = signed.groups()
+        _, region, service = signed.groups()
         if self.expired:
             return _refusal(start, "400 Bad Request", EXPIRED, "Request has expired.")
         if service == "ec2" and b"Action=RunInstances" in body:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.rig.rig import Rig
+from tests.rig.rig import Rig, environment
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,6 +22,10 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     host, or `controlled` on a machine of the cloud, as where the server is a laptop."""
     if "TUNA_RIG" not in os.environ:
         pytest.fail("the rig runs in namespaces of its own: make rig, or python -m tests.rig")
+    # No other test may know of an account; these know the rig's, which is in its own home.
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    os.environ.update(environment())
     running = Rig(consolidated=getattr(request, "param", "controlled") == "consolidated")
     try:
         running.start()

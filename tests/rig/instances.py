@@ -108,8 +108,7 @@ class Machines:
                 listed = {each.id: each for each in self.listed()}
                 for instance in listed.values():
                     self._match(instance)
-            except Exception as error:  # noqa: BLE001 - what boto3 raises has no end
-                # A cloud that refuses everyone is what some tests want; its machines run on.
+            except Exception as error:  # noqa: BLE001 - its machines run on, whatever moto says
                 self.note(f"not matched: {error!r}")
 
     def _match(self, instance: Instance) -> None:

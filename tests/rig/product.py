@@ -20,6 +20,7 @@ from tests.rig.rig import ENGINE, Rig
 
 MODEL = "tiny"
 SPOT = "spot"
+CLOUD = "skyserve"
 SERVERLESS = "serverless"
 
 
@@ -44,7 +45,7 @@ class Load:
     url: str
     key: str
     clients: int = 4
-    pause_s: float = 0.2
+    pause_s: float = 0.5
     answers: list[Answer] = field(default_factory=list)
 
     def __enter__(self) -> Load:
@@ -160,6 +161,9 @@ class Service:
     def ready(self) -> list[Any]:
         """The spot replicas that `tuna status` calls ready."""
         return [each for each in self.spot()["replicas"] if each["state"] == "ready"]
+
+    def scale(self, *words: str) -> None:
+        self._terminal("scale", "--service-name", self.name, *words, timeout_s=300)
 
     def destroy(self) -> None:
         self._terminal("destroy", "--service-name", self.name, "--wait", timeout_s=600)

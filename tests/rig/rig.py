@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.rig import catalogs, golden, network
+from tests.rig.cloud import OWNER
 from tests.rig.instances import KEPT, Instance, Machines
 from tests.rig.metadata import Metadata
 
@@ -51,10 +52,11 @@ def environment() -> dict[str, str]:
     """The variables of everything in the rig. No account of the user's is among them."""
     kept = {k: v for k, v in os.environ.items() if k in {"LANG", "TERM", "TUNA_RIG_DIR", "TUNA_TEST_REQUIRE"}}
     folder = run_folder()
+    code = (str(ROOT / "router"), str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(":")))
     authority = str(folder / "authority.pem")
     return kept | {
         "HOME": str(folder / "home"),
-        "PYTHONPATH": ":".join(filter(None, (str(ROOT / "router"), str(ROOT), os.environ.get("PYTHONPATH")))),
+        "PYTHONPATH": ":".join(dict.fromkeys(code)),
         "PATH": f"{folder / 'bin'}:{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
         "AWS_ENDPOINT_URL": CLOUD,
@@ -176,7 +178,7 @@ class Rig:
             )
         import boto3
 
-        keys = {"aws_access_key_id": "rig", "aws_secret_access_key": "rig", "endpoint_url": CLOUD}
+        keys = {"aws_access_key_id": OWNER, "aws_secret_access_key": "rig", "endpoint_url": CLOUD}
         self._clients = {region: boto3.client("ec2", region_name=region, **keys) for region in catalogs.REGIONS}
         began = time.monotonic()
         while True:

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.frontends.terminals import Terminal
-from tests.rig.product import SERVERLESS, SPOT, Service, nothing_left
+from tests.rig.product import CLOUD, SERVERLESS, SPOT, Service, nothing_left
 from tests.rig.rig import Rig
 
 pytestmark = [pytest.mark.timeout(1500), pytest.mark.parametrize("rig", ["consolidated"], indirect=True)]
@@ -43,6 +43,3 @@ def test_spot_carries_the_traffic_while_there_is_any_and_no_request_fails(rig: R
     assert load.wrong == []
     rig.timed("destroy", service.destroy)
     nothing_left(rig, home)
-
-
-CLOUD = "skyserve"

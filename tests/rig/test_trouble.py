@@ -1,0 +1,86 @@
+"""One deployment with two spot replicas, and what goes wrong around it: its endpoint answers all the time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import nothing_may_be_left
+from tests.frontends.terminals import Terminal
+from tests.rig.product import CLOUD, SPOT, Load, Service, nothing_left
+from tests.rig.rig import Rig
+
+pytestmark = [
+    pytest.mark.timeout(1500),
+    pytest.mark.parametrize("rig", ["consolidated"], indirect=True, scope="session"),
+]
+
+POLICY = "spot:\n  min_replicas: 2\n  max_replicas: 2\n"
+
+
+@pytest.fixture(scope="module")
+def service(rig: Rig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Two replicas READY; destroyed at the end, after which nothing is left."""
+    terminal = Terminal(tmp_path_factory.mktemp("home"))
+    policy = tmp_path_factory.mktemp("policy") / "scaling.yaml"
+    policy.write_text(POLICY)
+    made = Service(rig, terminal, "two")
+    deploying = made.start_deploy("--spots-cloud", CLOUD, "--scaling-policy", str(policy))
+    made.connect(deploying)
+    made.ended(deploying, 600)
+    rig.wait("two replicas are READY", lambda: len(made.ready()) == 2, 900, every_s=10)
+    yield made
+    rig.faults()
+    rig.timed("destroy", made.destroy)
+    nothing_left(rig, terminal)
+    nothing_may_be_left(terminal.folder)
+
+
+@pytest.fixture
+def load(service: Service) -> Iterator[Load]:
+    """All through a test; not one of its requests may fail."""
+    with service.load() as running:
+        yield running
+    assert running.answers
+    assert running.wrong == []
+
+
+def spot_machines(rig: Rig) -> set[str]:
+    return {each.id for each in rig.instances() if each.spot}
+
+
+def test_two_replicas_are_in_two_zones_and_share_the_traffic(rig: Rig, service: Service, load: Load) -> None:
+    assert len({each.zone for each in rig.instances() if each.spot}) == 2
+    names = {f"spot.{each['id']}" for each in service.ready()}
+    rig.wait("both answer", lambda: {each.backend for each in load.answers[-20:]} == names, 60)
+
+
+def test_the_endpoint_goes_on_while_skypilots_server_is_dead(rig: Rig, service: Service, load: Load) -> None:
+    before = {each["id"] for each in service.ready()}
+    rig.kill_server()
+    rig.wait("spot answers still", lambda: load.only(SPOT, last_s=20), 60)
+    # SkyPilot's client starts a server on this machine where there is none: what it then says is the truth.
+    rig.wait("the same replicas are READY", lambda: {each["id"] for each in service.ready()} == before, 180)
+
+
+def test_other_limits_keep_the_replicas(rig: Rig, service: Service, load: Load) -> None:
+    before = spot_machines(rig)
+    rig.timed("scale", lambda: service.scale("--max-replicas", "3"))
+    rig.wait("two replicas are READY", lambda: len(service.ready()) == 2, 180, every_s=10)
+    assert spot_machines(rig) == before
+    rig.wait("spot answers still", lambda: load.only(SPOT), 60)
+
+
+def test_one_of_two_that_is_taken_away_is_not_noticed_by_those_who_ask(
+    rig: Rig, service: Service, load: Load
+) -> None:
+    """The keys have expired, too: SkyServe can neither look nor rent until they are good again."""
+    gone = next(each for each in rig.instances() if each.spot)
+    rig.faults(expired=True)
+    rig.take_away(gone)
+    rig.wait("one replica carries all", lambda: len({e.backend for e in load.answers[-20:]}) == 1, 90)
+    assert load.only(SPOT)
+    rig.faults()
+    rig.wait("two machines are there", lambda: len(spot_machines(rig) - {gone.id}) == 2, 400)
+    rig.wait("two replicas are READY", lambda: len(service.ready()) == 2, 600, every_s=10)
