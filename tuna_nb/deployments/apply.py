@@ -18,6 +18,7 @@ from tuna_nb.backends.base import Backend, Endpoint, Plan, Ref, State
 from tuna_nb.deployments.destroy import destroy, resource_ref
 from tuna_nb.deployments.plan import ROUTER, SERVERLESS, SPOT, DeploymentPlan, near
 from tuna_nb.deployments.router_client import RouterClient
+from tuna_nb.deployments.router_hosts.base import ALSO, PROCESS, is_moving
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import BackendError, CancelledError, EngineError, TunaError
 from tuna_nb.jobs import Report
@@ -85,6 +86,10 @@ class _Apply:
         self._sides: list[tuple[str, Endpoint]] = []
         self._kept = False
         """Whether the router needs news: headers that expire, replicas that come and go."""
+        self._url = ""
+        """Of the endpoint."""
+        self._interim: str | None = None
+        """URL of a router here, for the minutes that the machine of the other one takes to come up."""
 
     async def build(self, until_spot: bool) -> None:
         self._store.update_deployment(self._record.id, state="deploying", error=None)
@@ -92,16 +97,14 @@ class _Apply:
         try:
             if self._plan.spot is not None:
                 spot = asyncio.create_task(self._create_spot(self._plan.spot))
-            if spot is not None and self._beside_spot:
-                # The machine that it runs on comes with the spot side.
-                self._report.step("the spot side's controller, which the router runs on", 0.05)
-                await asyncio.wait({spot})
-            url = await self._serve()
-            self._store.update_deployment(self._record.id, state="running", endpoint_url=url)
-            self._store.add_event(self._record.id, f"serving at {url}")
-            self._report.fact("endpoint", f"{url}/v1")
+            await self._serve()
+            if self._interim is not None:
+                if self._beside_spot and spot is not None:
+                    self._report.step("the spot side's controller, which the router goes to", 0.45)
+                    self._know_spot(await spot)
+                await self._settle()
             if spot is not None:
-                await self._join_spot(url, await spot, until_spot)
+                await self._join_spot(await spot, until_spot)
         finally:
             if spot is not None and not spot.done():
                 spot.cancel()
@@ -125,7 +128,7 @@ class _Apply:
                 f"`tuna destroy --service-name {self._record.name}` tries again",
             ) from error
 
-    async def _serve(self) -> str:
+    async def _serve(self) -> None:
         """Serverless up, the router before it, and one real answer through both."""
         request = self._plan.request
         self._report.step(f"serverless on {request.serverless_provider}", 0.1)
@@ -136,11 +139,54 @@ class _Apply:
             headers = dict((await self._backend(SERVERLESS).auth(serverless.ref)).headers)
         else:
             self._report.step("router", 0.3)
-            url = await self._start_router()
-            headers = {"Authorization": f"Bearer {self._key('api_key')}"}
+            resource = self._by_role[ROUTER]
+            settled = resource.state == "created" and not is_moving(resource)
+            if self._workspace.router_host(resource.provider).takes_minutes and not settled:
+                url = self._interim = await self._start_router(PROCESS)
+            else:
+                url = await self._start_router(resource.provider)
+            headers = self._headers()
         self._report.step("first answer", 0.4)
         await self._first_answer(url, headers)
-        return url
+        self._serves_at(url)
+
+    def _serves_at(self, url: str) -> None:
+        self._url = url
+        self._store.update_deployment(self._record.id, state="running", endpoint_url=url)
+        self._store.add_event(self._record.id, f"serving at {url}")
+        self._report.fact("endpoint", f"{url}/v1")
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._key('api_key')}"}
+
+    async def _settle(self) -> None:
+        """The router where it is to stay. The one here goes on beside it, for who has its address already.
+
+        Where it can't be there, the one here stays: an endpoint that serves is not taken down for its place.
+        """
+        resource = self._by_role[ROUTER]
+        self._report.step(f"router on {resource.provider}", 0.5)
+        try:
+            url = await self._start_router(resource.provider)
+            await self._first_answer(url, self._headers())
+        except TunaError as e:
+            self._store.update_resource(resource.id, error=e.message)
+            self._report.note(f"the router stays on this machine: {e.message}")
+            self._report.note(f"`tuna router move --service-name {self._record.name} --to ...` tries another place")
+            with contextlib.suppress(TunaError):
+                await self._workspace.router_host(resource.provider).stop(self._record.id)
+            self._store.update_resource(
+                resource.id,
+                provider=PROCESS,
+                provider_id=self._record.id,
+                url=self._interim,
+                price_per_hour_usd=0.0,
+            )
+            self._interim = None
+            self._by_role = {r.role: r for r in self._store.resources(self._record.id)}
+            return
+        self._serves_at(url)
+        self._report.note(f"{self._interim} answers too, as long as this machine is awake")
 
     async def _create(self, role: str, plan: Plan) -> Endpoint:
         resource = self._by_role[role]
@@ -163,18 +209,17 @@ class _Apply:
             return None
         return endpoint
 
-    async def _start_router(self) -> str:
-        resource = self._by_role[ROUTER]
-        self._store.update_resource(resource.id, state="creating", error=None)
-        host = self._workspace.router_host(resource.provider)
-        url = await host.start(
-            self._record.id,
-            await self._router_config(),
-            self._plan.request.port,
-            self._plan.request.public,
-            near(self._plan.request),
-        )
-        self._store.update_resource(resource.id, state="created", url=url, provider_id=self._record.id)
+    async def _start_router(self, name: str) -> str:
+        """On the host of that name. One that is not the router's own is recorded as a second, before it starts."""
+        resource, host = self._by_role[ROUTER], self._workspace.router_host(name)
+        known = self._record.id
+        if name != resource.provider or self._interim is not None:
+            known = ALSO + (name if name != resource.provider else PROCESS)
+        self._store.update_resource(resource.id, state="creating", error=None, provider_id=known)
+        request = self._plan.request
+        config = await self._router_config(beside_spot=host.beside_spot)
+        url = await host.start(self._record.id, config, request.port, request.public, near(request))
+        self._store.update_resource(resource.id, state="created", url=url)
         await self._keep_renewed()
         return url
 
@@ -188,14 +233,17 @@ class _Apply:
             self._plan.router_host is not None and self._workspace.router_host(self._plan.router_host).beside_spot
         )
 
-    async def _router_config(self) -> dict[str, Any]:
+    async def _router_config(self, *, beside_spot: bool) -> dict[str, Any]:
         return {
-            "backends": [await self._router_backend(role, endpoint) for role, endpoint in self._sides],
+            "backends": await self._router_backends(beside_spot=beside_spot),
             "api_key_sha256": [] if self._plan.request.public else [_sha256(self._key("api_key"))],
             "admin_key_sha256": [_sha256(self._key("admin_key"))],
         }
 
-    async def _router_backend(self, role: str, endpoint: Endpoint) -> dict[str, Any]:
+    async def _router_backends(self, *, beside_spot: bool) -> list[dict[str, Any]]:
+        return [await self._router_backend(role, endpoint, beside_spot) for role, endpoint in self._sides]
+
+    async def _router_backend(self, role: str, endpoint: Endpoint, beside_spot: bool) -> dict[str, Any]:
         backend = self._backend(role)
         auth = await backend.auth(endpoint.ref)
         self._kept = self._kept or auth.expires_at is not None or endpoint.balances
@@ -209,16 +257,23 @@ class _Apply:
             "headers": dict(auth.headers),
             "replicas_url": endpoint.replicas_url,
             "traffic_url": endpoint.traffic_url,
-            "sync_url": endpoint.sync_url if self._beside_spot else None,
+            "sync_url": endpoint.sync_url if beside_spot else None,
             "price_per_hour_usd": self._by_role[role].price_per_hour_usd,
         }
 
-    async def _join_spot(self, url: str, spot: Endpoint | None, until_spot: bool) -> None:
-        """Tell the router of the spot side, and wait for its first replica where asked to."""
-        if spot is not None:
+    def _know_spot(self, spot: Endpoint | None) -> None:
+        if spot is not None and SPOT not in (role for role, _ in self._sides):
             self._sides.append((SPOT, spot))
-        router = RouterClient(url, self._key("admin_key"))
-        await router.configure({"backends": [await self._router_backend(r, e) for r, e in self._sides]})
+
+    async def _join_spot(self, spot: Endpoint | None, until_spot: bool) -> None:
+        """Tell the router of the spot side, and wait for its first replica where asked to."""
+        self._know_spot(spot)
+        router = RouterClient(self._url, self._key("admin_key"))
+        beside = self._beside_spot and self._url != self._interim
+        await router.configure({"backends": await self._router_backends(beside_spot=beside)})
+        if self._interim is not None:
+            interim = RouterClient(self._interim, self._key("admin_key"))
+            await interim.configure({"backends": await self._router_backends(beside_spot=False)})
         await self._keep_renewed()
         if spot is None:
             self._report.note("no spot GPUs for now; deploying the same name again tries once more")

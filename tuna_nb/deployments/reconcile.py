@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from tuna_nb.backends import registry
 from tuna_nb.backends.base import Ref
+from tuna_nb.deployments.plan import ROUTER
+from tuna_nb.deployments.router_hosts.base import PROCESS, hosts_of
 from tuna_nb.deployments.workspace import Workspace
-from tuna_nb.errors import BackendError
+from tuna_nb.errors import BackendError, TunaError
 from tuna_nb.jobs import Report
 
 
@@ -35,8 +37,9 @@ class Orphans:
     unasked: tuple[tuple[str, str], ...]
 
 
-async def orphans(workspace: Workspace, router_hosts: tuple[str, ...] = ("process",)) -> Orphans:
-    """List every provider that is installed, and hold the answers against the records."""
+async def orphans(workspace: Workspace) -> Orphans:
+    """List every provider that is installed, and every place that has had a router, and hold the answers against
+    the records."""
     records = workspace.store.deployments()
     live = {r.id for r in records if r.destroyed_at is None}
     known = {r.id for r in records}
@@ -59,11 +62,21 @@ async def orphans(workspace: Workspace, router_hosts: tuple[str, ...] = ("proces
             for ref in refs
             if ref.deployment_id not in live
         ]
-    for name in router_hosts:
-        for deployment_id in await workspace.router_host(name).list_owned():
+    for name in sorted({PROCESS} | {host for id_ in known for host in _router_hosts(workspace, id_)}):
+        try:
+            owned = await workspace.router_host(name).list_owned()
+        except TunaError as e:
+            unasked.append((f"router host {name}", e.message))
+            continue
+        for deployment_id in owned:
             if deployment_id not in live:
-                found.append(Orphan(name, "router", deployment_id, deployment_id, deployment_id in known))
+                found.append(Orphan(name, ROUTER, deployment_id, deployment_id, deployment_id in known))
     return Orphans(tuple(found), tuple(unasked))
+
+
+def _router_hosts(workspace: Workspace, deployment_id: str) -> set[str]:
+    resources = workspace.store.resources(deployment_id)
+    return {host for r in resources if r.role == ROUTER for host in hosts_of(r)}
 
 
 async def remove(workspace: Workspace, orphan: Orphan, report: Report) -> None:

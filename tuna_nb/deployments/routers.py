@@ -9,7 +9,7 @@ from typing import Any
 from tuna_nb.deployments.plan import ROUTER, near
 from tuna_nb.deployments.request import DeployRequest
 from tuna_nb.deployments.router_hosts import companion, wheel
-from tuna_nb.deployments.router_hosts.base import ALSO, CLEAR, PROCESS, RouterHost, RouterState
+from tuna_nb.deployments.router_hosts.base import ALSO, CLEAR, PROCESS, RouterHost, RouterState, hosts_of
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import NotFoundError, RequestError, RouterError
 from tuna_nb.jobs import Report
@@ -77,7 +77,11 @@ async def move(workspace: Workspace, record: DeploymentRecord, to: str, report: 
     if prospect.trouble is not None:
         raise RequestError(f"no router can run on {to}: {prospect.trouble}", prospect.hint)
     config = await old.config(record.id)
+    kept = companion.find(record.id, companion.KEEPER) is not None
     store = workspace.store
+    for also in hosts_of(resource)[1:]:
+        if also != to:  # the one that served while this one's machine came up, say
+            await workspace.router_host(also).stop(record.id)
     # From here on a destroy looks at both places.
     store.update_resource(resource.id, provider_id=ALSO + to)
     report.step(f"starting a router on {to}", 0.2)
@@ -92,7 +96,6 @@ async def move(workspace: Workspace, record: DeploymentRecord, to: str, report: 
     store.update_deployment(record.id, endpoint_url=url, request=replace(request, router_host=to).to_json())
     store.add_event(record.id, f"router moved from {resource.provider} to {to}: {url}")
     report.step(f"the one on {resource.provider} finishes what runs", 0.7)
-    kept = companion.find(record.id, companion.KEEPER) is not None
     await old.stop(record.id)
     store.update_resource(resource.id, provider_id=record.id)
     if kept:

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from tests.deployments.router_hosts.wheels import rebuilt
+from tuna_nb.deployments.router_hosts.remote import Machine
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 
@@ -52,6 +53,45 @@ class Host:
         for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+
+
+class OneMachine:
+    """A provider that has the one machine, as long as `up`."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.up = True
+        self.opened: list[int] = []
+        self.launched: list[tuple[str, str, int, str | None]] = []
+        self.asked_fresh = 0
+        self.trouble: str | None = None
+        self.usd: float | None = 0.04
+
+    async def controller(self, fresh: bool = False) -> Machine | None:
+        self.asked_fresh += fresh
+        return self.host if self.up else None
+
+    async def find(self, name: str, fresh: bool = False) -> Machine | None:
+        return self.host if any(one[0] == name for one in self.launched) else None
+
+    async def launch(self, name: str, deployment_id: str, port: int, near: str | None) -> Machine:
+        self.launched.append((name, deployment_id, port, near))
+        return self.host
+
+    async def down(self, name: str) -> None:
+        self.launched = [one for one in self.launched if one[0] != name]
+
+    async def names(self) -> list[str]:
+        return ["somebody-else", *(one[0] for one in self.launched)]
+
+    async def open_port(self, name: str, port: int) -> None:
+        self.opened.append(port)
+
+    async def no_controller(self) -> str | None:
+        return self.trouble
+
+    async def price(self, near: str | None) -> float | None:
+        return self.usd
 
 
 @pytest.fixture(scope="session")
@@ -124,3 +164,8 @@ def ssh(tmp_path: Path, wheelhouse: Path) -> Iterator[Host]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     child.kill()
             daemon.terminate()
+
+
+@pytest.fixture
+def machines(ssh: Host) -> OneMachine:
+    return OneMachine(ssh)

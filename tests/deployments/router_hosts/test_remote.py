@@ -17,58 +17,15 @@ import pytest
 
 from tests.deployments.leftovers import settings_of
 from tests.deployments.lives import until
-from tests.deployments.router_hosts.conftest import Host
+from tests.deployments.router_hosts.conftest import Host, OneMachine
 from tests.router.backends import Backend, Seen, Wire
 from tuna_nb.deployments.router_hosts import wheel
 from tuna_nb.deployments.router_hosts.controller import ControllerHost
-from tuna_nb.deployments.router_hosts.remote import Machine
 from tuna_nb.deployments.router_hosts.vm import VmHost, cluster_name
 from tuna_nb.errors import RouterError
 
 ID = "feedbeef00"
 KEY, SECRET = "the-admin-key", "the-provider's-key"
-
-
-class OneMachine:
-    """A provider that has the one machine, as long as `up`."""
-
-    def __init__(self, host: Host) -> None:
-        self.host = host
-        self.up = True
-        self.opened: list[int] = []
-        self.launched: list[tuple[str, str, int, str | None]] = []
-        self.asked_fresh = 0
-
-    async def controller(self, fresh: bool = False) -> Machine | None:
-        self.asked_fresh += fresh
-        return self.host if self.up else None
-
-    async def find(self, name: str, fresh: bool = False) -> Machine | None:
-        return self.host if any(one[0] == name for one in self.launched) else None
-
-    async def launch(self, name: str, deployment_id: str, port: int, near: str | None) -> Machine:
-        self.launched.append((name, deployment_id, port, near))
-        return self.host
-
-    async def down(self, name: str) -> None:
-        self.launched = [one for one in self.launched if one[0] != name]
-
-    async def names(self) -> list[str]:
-        return ["somebody-else", *(one[0] for one in self.launched)]
-
-    async def open_port(self, name: str, port: int) -> None:
-        self.opened.append(port)
-
-    async def no_controller(self) -> str | None:
-        return None
-
-    async def price(self, near: str | None) -> float | None:
-        return None
-
-
-@pytest.fixture
-def machines(ssh: Host) -> OneMachine:
-    return OneMachine(ssh)
 
 
 @pytest.fixture

@@ -76,6 +76,8 @@ class RouterHost(Protocol):
     beside_spot: bool
     """It is on the machine that the spot side keeps: that one must be there first, and what it alone reaches is
     reached from here."""
+    takes_minutes: bool
+    """Its machine may have to come up first."""
 
     async def prospect(self, near: str | None) -> Prospect:
         """What a router here would cost, and what may be in its way; starts nothing."""
@@ -112,6 +114,11 @@ class RouterHost(Protocol):
 
     async def list_owned(self) -> list[str]:
         """The deployment ids of every router here, running or left behind."""
+
+
+def is_moving(resource: ResourceRecord) -> bool:
+    """Whether a second host may have a router of it, too."""
+    return (resource.provider_id or "").startswith(ALSO)
 
 
 def hosts_of(resource: ResourceRecord) -> list[str]:

@@ -40,6 +40,7 @@ class ProcessHost:
 
     name = PROCESS
     beside_spot = False
+    takes_minutes = False
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -78,8 +79,10 @@ class ProcessHost:
         public = process is not None and "--no-auth" in process.cmdline()
         if process is None:
             raise RouterError("the router does not run", "deploying the same name again starts it")
+        # The announcement goes with it, and the port must not.
+        port = self._last_port(self._folder(deployment_id) / "router.json")
         await asyncio.to_thread(companion.end, process, STOP_TIMEOUT_S)
-        return await self.start(deployment_id, config, None, public)
+        return await self.start(deployment_id, config, port, public)
 
     async def upgrade(self, deployment_id: str) -> str:
         return await self.restart(deployment_id)

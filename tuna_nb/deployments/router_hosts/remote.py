@@ -86,6 +86,7 @@ class RemoteHost(abc.ABC):
 
     name: ClassVar[str]
     beside_spot: ClassVar[bool] = False
+    takes_minutes: ClassVar[bool] = True
     memory_mb: ClassVar[int]
     """Of the router; above it, another one takes its place."""
 
