@@ -124,7 +124,7 @@ class Service:
     def start_deploy(self, *more: str) -> subprocess.Popen[str]:
         """The words of the issue's own example, with the stand-in as the engine."""
         words = f"deploy --model {MODEL} --gpu L4 --service-name {self.name} --serverless-provider local".split()
-        quick = ["--option", "cold_start_s=0", "--option", "probe=health"]
+        quick = ["--option", "cold_start_s=0", "--option", "probe=health", "--spots-cloud", CLOUD]
         return self._terminal.start(*words, "--engine-cmd", ENGINE, *quick, *more)
 
     def connect(self, deploying: subprocess.Popen[str]) -> None:

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.frontends.terminals import Terminal
-from tests.rig.product import CLOUD, SERVERLESS, SPOT, Service, nothing_left
+from tests.rig.product import SERVERLESS, SPOT, Service, nothing_left
 from tests.rig.rig import Rig
 
 pytestmark = [pytest.mark.timeout(1500), pytest.mark.parametrize("rig", ["consolidated"], indirect=True)]
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.timeout(1500), pytest.mark.parametrize("rig", ["consol
 def test_spot_carries_the_traffic_while_there_is_any_and_no_request_fails(rig: Rig, home: Terminal) -> None:
     service = Service(rig, home, "h")
     began = time.monotonic()
-    deploying = service.start_deploy("--spots-cloud", CLOUD, "--no-scale-to-zero", "--port", "18000")
+    deploying = service.start_deploy("--router-host", "process", "--no-scale-to-zero", "--port", "18000")
     service.connect(deploying)
     first = service.answered_by()
     rig.say(f"first answer, by {first.backend}: {time.monotonic() - began:.1f} s after the command")

@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import nothing_may_be_left
 from tests.frontends.terminals import Terminal
-from tests.rig.product import CLOUD, SPOT, Load, Service, nothing_left
+from tests.rig.product import SPOT, Load, Service, nothing_left
 from tests.rig.rig import Rig
 
 pytestmark = [
@@ -26,7 +26,7 @@ def service(rig: Rig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
     policy = tmp_path_factory.mktemp("policy") / "scaling.yaml"
     policy.write_text(POLICY)
     made = Service(rig, terminal, "two")
-    deploying = made.start_deploy("--spots-cloud", CLOUD, "--scaling-policy", str(policy))
+    deploying = made.start_deploy("--router-host", "process", "--scaling-policy", str(policy))
     made.connect(deploying)
     made.ended(deploying, 600)
     rig.wait("two replicas are READY", lambda: len(made.ready()) == 2, 900, every_s=10)
