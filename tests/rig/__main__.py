@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +35,7 @@ def missing() -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
+    """Returns only where the rig can't run."""
     if lacking := missing():
         print(f"the rig did NOT run: it needs {', '.join(lacking)}", file=sys.stderr)
         return 3
@@ -45,12 +45,10 @@ def main(arguments: list[str]) -> int:
     golden.prepare()
     apart = ["unshare", "--net", "--mount", "--pid", "--ipc", "--fork", "--kill-child=SIGKILL", "--mount-proc"]
     command = [*apart, sys.executable, "-m", "tests.rig", INSIDE, *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment())
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        process.send_signal(signal.SIGKILL)
-        return process.wait()
+    sys.stdout.flush()
+    os.chdir(ROOT)
+    # In this process's place: whoever ends this ends all that is in the namespaces.
+    os.execvpe(command[0], command, environment())
 
 
 def inside(arguments: list[str]) -> int:

@@ -229,10 +229,10 @@ class Rig:
             "AWS_ENDPOINT_URL": CLOUD,
             "UV_OFFLINE": "1",
             "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": f"{CODE}/wheels",  # SkyServe's controller builds SkyPilot's wheel for its replicas
             "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
-            "PYTHONPATH": "",
         }
-        listed = " ".join(f"{k}={v}" for k, v in variables.items() if v)
+        listed = " ".join(f"{k}={v}" for k, v in variables.items())
         _write(self._layer / "etc/ssh/sshd_config", SSHD.format(variables=listed))
         _write(self._layer / BUNDLE.lstrip("/"), self._internet.bundle.read_text())
         _write(
@@ -243,6 +243,7 @@ class Rig:
         catalogs.write_common(home)
         code = self._layer / CODE.lstrip("/")
         left_out = shutil.ignore_patterns("__pycache__", "tests")
+        shutil.copytree(golden.wheels(), code / "wheels")
         shutil.copytree(ROOT / "tuna_nb", code / "tuna_nb", ignore=left_out)
         shutil.copytree(ROOT / "router/tuna_router", code / "tuna_router", ignore=left_out)
         _program(self._layer / "usr/local/bin/rig-engine", PYTHON, CODE)
