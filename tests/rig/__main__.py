@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     sys.stdout.flush()
     os.chdir(ROOT)
     # In this process's place: whoever ends this ends all that is in the namespaces.
-    os.execvpe(command[0], command, environment())
+    return os.execvpe(command[0], command, environment())
 
 
 def inside(arguments: list[str]) -> int:
