@@ -16,12 +16,14 @@ pytestmark = [
     pytest.mark.parametrize("rig", ["consolidated"], indirect=True, scope="session"),
 ]
 
+FULL = "us-east-1"
 POLICY = "spot:\n  min_replicas: 2\n  max_replicas: 2\n"
 
 
 @pytest.fixture(scope="module")
 def service(rig: Rig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Two replicas READY; destroyed at the end, after which nothing is left."""
+    """Two replicas READY, though the cheapest region has no room; destroyed at the end, and nothing is left."""
+    rig.faults(no_capacity=(FULL,))
     terminal = Terminal(tmp_path_factory.mktemp("home"))
     policy = tmp_path_factory.mktemp("policy") / "scaling.yaml"
     policy.write_text(POLICY)
@@ -50,8 +52,14 @@ def spot_machines(rig: Rig) -> set[str]:
     return {each.id for each in rig.instances() if each.spot}
 
 
-def test_two_replicas_are_in_two_zones_and_share_the_traffic(rig: Rig, service: Service, load: Load) -> None:
-    assert len({each.zone for each in rig.instances() if each.spot}) == 2
+def test_two_replicas_are_in_two_zones_past_a_full_region_and_share_the_traffic(
+    rig: Rig, service: Service, load: Load
+) -> None:
+    assert rig.refused()
+    assert {zone[:-1] for zone in rig.refused()} == {FULL}
+    machines = [each for each in rig.instances() if each.spot]
+    assert len({each.zone for each in machines}) == 2
+    assert FULL not in {each.region for each in machines}
     names = {f"spot.{each['id']}" for each in service.ready()}
     rig.wait("both answer", lambda: {each.backend for each in load.answers[-20:]} == names, 60)
 
