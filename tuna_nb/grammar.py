@@ -119,6 +119,7 @@ def _deploy(p: Parser) -> None:
     p.add_argument("--public", action="store_true", help="no key needed: anyone who reaches it may use it")
     p.add_argument("--use-different-vm-for-lb", action="store_true", help="run the router on a VM of its own")
     p.add_argument("--router-host", choices=ROUTER_HOSTS, help="where the router runs (default: what suits)")
+    p.add_argument("--router-url", metavar="URL", help="a router that runs already; TUNA_ROUTER_ADMIN_KEY opens it")
     p.add_argument("--port", type=int, metavar="N", help="port of the router (default: a free one)")
     p.add_argument(
         "--engine-cmd",

@@ -107,11 +107,11 @@ class Supervisor:
             self.restarts += 1
             _write(self.folder / "restarts", str(self.restarts))
             self.current = None
-        if self.current is None and (now >= self._start_again_at or self.swapping):
-            self.current = self._started()
         if self.swapping:
             self.swapping = False
             self._swap()
+        if self.current is None and now >= self._start_again_at:
+            self.current = self._started()
         if now >= self._weigh_at:
             self._weigh_at = now + WEIGH_S
             self._weigh()

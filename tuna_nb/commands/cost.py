@@ -13,7 +13,7 @@ from tuna_nb.deployments.plan import ROUTER
 from tuna_nb.deployments.router_client import RouterClient
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import RouterError
-from tuna_nb.records import DeploymentRecord
+from tuna_nb.records import DeploymentRecord, ResourceRecord
 
 
 async def cost(options: Namespace, context: Context) -> Bill:
@@ -29,7 +29,10 @@ async def bill_of(workspace: Workspace, record: DeploymentRecord) -> Bill:
     store = workspace.store
     billed: list[BilledTime] = []
     for resource in store.resources(record.id):
-        if resource.role == ROUTER or resource.state == "planned":
+        if resource.state == "planned":
+            continue
+        if resource.role == ROUTER:
+            billed += _machine_of(resource)
             continue
         usage = store.usage(resource.id) if resource.state == "gone" else await save_usage(workspace, resource)
         billed += [
@@ -45,6 +48,14 @@ async def bill_of(workspace: Workspace, record: DeploymentRecord) -> Bill:
             for u in usage
         ]
     return make(record.name, billed, await _traffic(workspace, record), time.time())
+
+
+def _machine_of(router: ResourceRecord) -> list[BilledTime]:
+    """The machine that was rented for it, from its record on; nothing where it has none of its own."""
+    price = router.price_per_hour_usd
+    if not price:
+        return []
+    return [BilledTime(ROUTER, router.provider, router.name, router.created_at, router.gone_at, price)]
 
 
 async def _traffic(workspace: Workspace, record: DeploymentRecord) -> Traffic | None:

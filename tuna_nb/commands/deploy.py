@@ -73,10 +73,6 @@ def read_request(options: Namespace, cell: str | None) -> DeployRequest:
     )
     if options.serverless_only and (options.spots_cloud or options.region):
         raise RequestError("--serverless-only has no spot side", "leave out --spots-cloud and --region")
-    if options.use_different_vm_for_lb and options.router_host not in (None, VM):
-        raise RequestError(
-            f"--use-different-vm-for-lb is --router-host vm, not {options.router_host}", "leave out one of the two"
-        )
     return DeployRequest(
         service_name=options.service_name or new_name(),
         model=options.model,
@@ -92,7 +88,7 @@ def read_request(options: Namespace, cell: str | None) -> DeployRequest:
         spot=spot,
         serverless_only=options.serverless_only,
         public=options.public,
-        router_host=VM if options.use_different_vm_for_lb else options.router_host,
+        router_host=_router_host(options),
         port=options.port,
         engine_cmd=options.engine_cmd,
         image=options.image,
@@ -101,6 +97,24 @@ def read_request(options: Namespace, cell: str | None) -> DeployRequest:
         quantization=options.quantization,
         options=provider_settings(options),
     )
+
+
+def _router_host(options: Namespace) -> str | None:
+    """The one place that the flags name; None where they name none."""
+    named = {
+        "--use-different-vm-for-lb": VM if options.use_different_vm_for_lb else None,
+        "--router-host": options.router_host,
+        "--router-url": options.router_url,
+    }
+    given = {flag: host for flag, host in named.items() if host is not None}
+    if len(set(given.values())) > 1:
+        raise RequestError(f"{' and '.join(given)} name two places for the router", "leave out one of the two")
+    host = next(iter(given.values()), None)
+    if options.router_url is not None and not options.router_url.startswith(("http://", "https://")):
+        raise RequestError(
+            f"--router-url {options.router_url} is no URL", "for example https://router.example:8080"
+        )
+    return host
 
 
 def read_policy(path: str | None, cell: str | None) -> dict[str, dict[str, float | int]]:

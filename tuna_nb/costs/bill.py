@@ -13,7 +13,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class BilledTime:
-    """A replica's billed interval. role: serverless or spot. Times are Unix seconds; ended_at None: it runs."""
+    """A replica's billed interval. role: serverless or spot; router for the VM that one has to itself.
+
+    Times are Unix seconds; ended_at None: it runs.
+    """
 
     role: str
     provider: str

@@ -145,6 +145,7 @@ class _Apply:
                 url = self._interim = await self._start_router(PROCESS)
             else:
                 url = await self._start_router(resource.provider)
+                self._tell_of_its_place()
             headers = self._headers()
         self._report.step("first answer", 0.4)
         await self._first_answer(url, headers)
@@ -155,6 +156,10 @@ class _Apply:
         self._store.update_deployment(self._record.id, state="running", endpoint_url=url)
         self._store.add_event(self._record.id, f"serving at {url}")
         self._report.fact("endpoint", f"{url}/v1")
+
+    def _tell_of_its_place(self) -> None:
+        for note in self._plan.router.notes if self._plan.router else ():
+            self._report.note(f"router: {note}")
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._key('api_key')}"}
@@ -187,6 +192,7 @@ class _Apply:
             return
         self._serves_at(url)
         self._report.note(f"{self._interim} answers too, as long as this machine is awake")
+        self._tell_of_its_place()
 
     async def _create(self, role: str, plan: Plan) -> Endpoint:
         resource = self._by_role[role]

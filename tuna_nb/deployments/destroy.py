@@ -107,10 +107,10 @@ async def _keep_traffic(
     router = next((r for r in resources if r.role == ROUTER), None)
     if router is None:
         return
-    url = await workspace.router_host(router.provider).url(record.id)
-    if url is None:
-        return
     try:
+        url = await workspace.router_host(router.provider).url(record.id)
+        if url is None:
+            return
         stats: dict[str, Any] = await RouterClient(url, workspace.secrets.get(record.id, "admin_key")).stats()
     except TunaError as e:
         report.note(f"the router's last counters could not be read: {e.message}")

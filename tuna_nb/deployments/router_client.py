@@ -24,6 +24,10 @@ class RouterClient:
         """`/router/stats`: exact counters."""
         return await self._call("GET", "/router/stats")
 
+    async def config(self) -> dict[str, Any]:
+        """The configuration, header values masked."""
+        return await self._call("GET", "/router/config")
+
     async def configure(self, change: dict[str, Any]) -> None:
         """Change part of the configuration; what is not named stays."""
         await self._call("POST", "/router/config", change)

@@ -100,7 +100,7 @@ async def test_a_router_is_installed_started_killed_and_back_and_gone(
         now = await host.state(ID)
         return now.pid not in (None, state.pid) and await healthy(url)
 
-    await until(back)
+    await until(back, 90)
     assert (await host.state(ID)).restarts == 1
 
     supervisor = int((folder / "supervisor.pid").read_text())
@@ -110,7 +110,7 @@ async def test_a_router_is_installed_started_killed_and_back_and_gone(
         pid = folder / "supervisor.pid"
         return pid.exists() and pid.read_text() != str(supervisor) and await healthy(url)
 
-    await until(supervised_again)
+    await until(supervised_again, 90)
     assert [line async for line in host.logs(ID) if "listening on" in line.text]
 
     await host.stop(ID)
@@ -140,7 +140,7 @@ async def test_an_upgrade_and_a_restart_under_load_lose_no_request(
     load = Load(url)
     load.start()
     try:
-        await until(lambda: load.done > 20)
+        await until(lambda: load.done > 20, 90)
         assert await host.restart(ID) == url
         restarted = await host.state(ID)
         made = wheel.make()
@@ -149,7 +149,7 @@ async def test_an_upgrade_and_a_restart_under_load_lose_no_request(
         seen = load.done
         assert await host.upgrade(ID) == url
         upgraded = await host.state(ID)
-        await until(lambda: load.done > seen + 40)
+        await until(lambda: load.done > seen + 40, 90)
     finally:
         await asyncio.to_thread(load.stop)
         await host.stop(ID)

@@ -11,9 +11,12 @@ import pytest
 from tests.deployments.conftest import Told
 from tests.deployments.lives import ask, deploy, destroy, parts, planned
 from tests.deployments.router_hosts.conftest import Host, OneMachine
+from tests.router.conftest import free_port
 from tuna_nb.backends.local.backend import LocalBackend
+from tuna_nb.commands.cost import bill_of
 from tuna_nb.deployments import reconcile, routers
 from tuna_nb.deployments.request import DeployRequest
+from tuna_nb.deployments.router_hosts import vm
 from tuna_nb.deployments.router_hosts.controller import ControllerHost
 from tuna_nb.deployments.router_hosts.vm import VmHost
 from tuna_nb.deployments.status import status
@@ -100,6 +103,23 @@ async def test_a_router_that_nobody_owns_is_found_on_the_machine_and_removed(
     assert [(o.provider, o.role, o.name) for o in found] == [("controller", "router", "feedbeef00")]
     await reconcile.remove(elsewhere, found[0], told.report)
     assert ssh.processes() == []
+
+
+async def test_a_vm_of_the_routers_own_is_in_the_status_and_in_the_bill(
+    elsewhere: Workspace, request_of: Make, machines: OneMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The machine is this one, where the usual port may be somebody else's.
+    monkeypatch.setattr(vm, "PORT", free_port())
+    record = await deploy(elsewhere, request_of("a", router_host="vm"))
+    assert [one[0] for one in machines.launched] == [f"tuna-{record.id}-router"]
+    router = next(c for c in (await status(elsewhere, record)).components if c.role == "router")
+    assert (router.billing, router.rate_usd_per_hour) == (True, 0.04)
+    (side,) = [s for s in (await bill_of(elsewhere, record)).sides if s.role == "router"]
+    assert 0 < side.usd < 0.04
+    await destroy(elsewhere, "a")
+    assert machines.launched == []
+    gone = elsewhere.store.deployment("a")
+    assert [s.usd > 0 for s in (await bill_of(elsewhere, gone)).sides if s.role == "router"] == [True]
 
 
 class Keeps(LocalBackend):

@@ -44,7 +44,10 @@ class SkyMachines:
 
     async def controller(self, fresh: bool = False) -> Machine | None:
         """SkyServe's controller; None where none runs now. fresh: its cloud is asked, not SkyPilot's records."""
-        found = [r for r in await self._records(None, fresh) if r["name"].startswith(CONTROLLER_PREFIX)]
+        found = [r for r in await self._records(None, fresh=False) if r["name"].startswith(CONTROLLER_PREFIX)]
+        if fresh and found:
+            # Only these: to ask for every cluster of a team would take its time.
+            found = await self._records([r["name"] for r in found], fresh=True)
         if len(found) > 1:
             own = await _sky(_controller_name)
             found = [r for r in found if r["name"] == own] or [r for r in found if _runs(r)]
@@ -192,9 +195,7 @@ def _status(names: list[str] | None, fresh: bool) -> list[Any]:
     import sky
     from sky.client import sdk
 
-    refresh = sky.StatusRefreshMode.FORCE if fresh and names else sky.StatusRefreshMode.NONE
-    if fresh and not names:
-        refresh = sky.StatusRefreshMode.AUTO
+    refresh = sky.StatusRefreshMode.FORCE if fresh else sky.StatusRefreshMode.NONE
     request = sdk.status(names, refresh=refresh, all_users=True, _include_credentials=True)
     found: list[Any] = sdk.get(request)
     return found or []

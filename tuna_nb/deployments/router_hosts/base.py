@@ -128,7 +128,11 @@ def hosts_of(resource: ResourceRecord) -> list[str]:
 
 
 def open_host(name: str, settings: Settings) -> RouterHost:
-    """The host of that name. Raises RequestError."""
+    """The host of that name; a router's URL names the one that runs there. Raises RequestError."""
+    if name.startswith(("http://", "https://")):
+        from tuna_nb.deployments.router_hosts.url import UrlHost
+
+        return UrlHost(settings, name)
     if name not in HOSTS:
         raise RequestError(f"unknown router host {name!r}", did_you_mean(name, HOSTS))
     module, _, kind = HOSTS[name].partition(":")

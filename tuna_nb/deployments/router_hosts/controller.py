@@ -18,7 +18,7 @@ OPEN_PORTS: Final = range(30020, 30010, -1)
 """Of the 30001 to 30020 that SkyServe 0.14 opens, those that more than ten services would come to."""
 
 NOTE: Final = (
-    "the router runs on SkyServe's controller, and answers once that is up; it stops ten minutes after its last "
+    "the router runs on SkyServe's controller, which stops ten minutes after its last "
     "service is gone, and the router with it; --use-different-vm-for-lb gives it a VM of its own, --router-host "
     "process runs it here"
 )

@@ -79,6 +79,12 @@ while [ ! -e stopped ]; do
 done
 RUN
     rm -f "$folder/stopped"
+    supervisor=$(cat "$folder/supervisor.pid" 2>/dev/null || true)
+    if [ -n "$supervisor" ] && is_ours "$supervisor" && ! running; then
+        # It is there, and waits before it tries once more.
+        kill -USR2 "$supervisor"
+        return
+    fi
     if has_systemd; then
         echo systemd >"$folder/supervised"
         memory=$(sed -n 's/.*"memory_mb": *\([0-9]*\).*/\1/p' "$folder/launch.json")
