@@ -26,6 +26,9 @@ RAY = "2.9.3"
 SERVING = ("fastapi", "httptools", "uvloop", "certifi", "prometheus-client", "pyyaml", "httpx", "h11", "hatchling")
 """What the stand-in engine and the router import, and what builds the router's wheel; versions as in this environment."""
 
+WHEELS = "/opt/tuna-wheels"
+"""On the instances."""
+
 PASSED = ("PIP_", "UV_", "SSL_", "REQUESTS_", "CURL_", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
 """Beginnings of the variables that say how packages are fetched on this machine."""
 
@@ -120,8 +123,11 @@ def _install_system(root: Path) -> None:
 def _install_python(root: Path) -> None:
     """The environments where SkyPilot looks for them, and what the stand-in engine and the router import."""
     version = importlib.metadata.version("skypilot")
+    subprocess.run(["install", "-d", "-o", str(UID), "-g", str(UID), root / WHEELS.lstrip("/")], check=True)
     _inside(root, "python3 -m venv /opt/uv && /opt/uv/bin/pip install -q uv", user=USER, prepare="/opt/uv")
     needs = f"wheel 'setuptools<70' 'click<8.3.0' 'ray[default]=={RAY}' pydantic-core==2.41.1"
+    requirements = [each.partition(";")[0].strip() for each in importlib.metadata.requires("tuna-router") or ()]
+    router = " ".join(f"'{each}'" for each in requirements)
     serving = " ".join(f"{name}=={importlib.metadata.version(name)}" for name in SERVING)
     steps = (
         "mkdir -p ~/.local/bin && cp /opt/uv/bin/uv ~/.local/bin/",
@@ -132,6 +138,8 @@ def _install_python(root: Path) -> None:
         "VIRTUAL_ENV=~/skypilot-runtime $uv pip uninstall -q skypilot",
         f"VIRTUAL_ENV=~/sky-user-env $uv pip install -q {serving}",
         "~/skypilot-runtime/bin/python -m compileall -q ~/skypilot-runtime/lib || true",
+        # What is built or installed on the machines later: SkyPilot's wheel by its controller, the router by Tuna.
+        f"/opt/uv/bin/pip download -q -d {WHEELS} setuptools wheel {router}",
         "rm -rf ~/.cache",
     )
     _inside(root, "set -e; " + "; ".join(steps), user=USER)

@@ -165,6 +165,9 @@ class Service:
     def scale(self, *words: str) -> None:
         self._terminal("scale", "--service-name", self.name, *words, timeout_s=300)
 
+    def upgrade_router(self) -> None:
+        self._terminal("router", "upgrade", "--service-name", self.name, timeout_s=300)
+
     def destroy(self) -> None:
         self._terminal("destroy", "--service-name", self.name, "--wait", timeout_s=600)
 

@@ -229,7 +229,7 @@ class Rig:
             "AWS_ENDPOINT_URL": CLOUD,
             "UV_OFFLINE": "1",
             "PIP_NO_INDEX": "1",
-            "PIP_FIND_LINKS": f"{CODE}/wheels",  # SkyServe's controller builds SkyPilot's wheel for its replicas
+            "PIP_FIND_LINKS": golden.WHEELS,
             "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
         }
         listed = " ".join(f"{k}={v}" for k, v in variables.items())
@@ -243,7 +243,6 @@ class Rig:
         catalogs.write_common(home)
         code = self._layer / CODE.lstrip("/")
         left_out = shutil.ignore_patterns("__pycache__", "tests")
-        shutil.copytree(golden.wheels(), code / "wheels")
         shutil.copytree(ROOT / "tuna_nb", code / "tuna_nb", ignore=left_out)
         shutil.copytree(ROOT / "router/tuna_router", code / "tuna_router", ignore=left_out)
         _program(self._layer / "usr/local/bin/rig-engine", PYTHON, CODE)
