@@ -19,7 +19,6 @@ from tuna_nb.errors import TunaError
 from tuna_nb.jobs import Report
 from tuna_nb.settings import Settings
 
-
 OF_THE_USER = {"skyserve.key"}
 """Made once for all deployments of a user, which have theirs from it."""
 

@@ -11,7 +11,6 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
-from urllib.parse import parse_qs
 
 CAPACITY = "InsufficientInstanceCapacity"
 EXPIRED = "RequestExpired"
@@ -27,7 +26,7 @@ Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 class Faults:
     """Before moto: turns away what the cloud has no room for, or does not trust.
 
-    no_capacity: names of regions or zones in which no instance can be had. expired: whether no key is good.
+    no_capacity: the regions in which no instance can be had. expired: whether no key is good.
     """
 
     def __init__(self, cloud: Wsgi) -> None:
@@ -47,15 +46,10 @@ class Faults:
         _, region, service = signed.groups()
         if self.expired:
             return _refusal(start, "400 Bad Request", EXPIRED, "Request has expired.")
-        if service == "ec2" and b"Action=RunInstances" in body:
-            form = parse_qs(body.decode())
-            zone = form.get("Placement.AvailabilityZone", [""])[0]
-            if self.no_capacity & {region, zone}:
-                self.refused.append(zone or region)
-                message = (
-                    f"We currently do not have sufficient capacity in the Availability Zone you requested ({zone})."
-                )
-                return _refusal(start, "500 Internal Server Error", CAPACITY, message)
+        if service == "ec2" and b"Action=RunInstances" in body and region in self.no_capacity:
+            self.refused.append(region)
+            message = "We currently do not have sufficient capacity in the Availability Zone you requested."
+            return _refusal(start, "500 Internal Server Error", CAPACITY, message)
         return self._cloud(environ, start)
 
     def _told(self, environ: dict[str, Any], body: bytes, start: Callable[..., Any]) -> Iterable[bytes]:

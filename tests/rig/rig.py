@@ -157,7 +157,7 @@ class Rig:
         self._ask_cloud(json.dumps({"no_capacity": no_capacity, "expired": expired}).encode())
 
     def refused(self) -> list[str]:
-        """The zones in which machines were asked for in vain since the faults were last told."""
+        """The regions in which machines were asked for in vain since the faults were last told."""
         return list(self._ask_cloud(None)["refused"])
 
     def _ask_cloud(self, told: bytes | None) -> Mapping[str, Any]:
@@ -198,10 +198,13 @@ class Rig:
         subprocess.run(["sky", "api", "start"], check=True, cwd=self.home, stdin=subprocess.DEVNULL, timeout=180)
 
     def kill_server(self) -> None:
-        """As when the machine that it runs on is switched off."""
+        """As when the machine that it runs on is switched off: none of its workers is left to hold a port."""
+        import psutil
+
         for pid, words in processes():
-            if "sky.server" in words or "SkyPilot:" in words:
-                _end(pid)
+            if "-m sky.server.server" in words:
+                for each in (*psutil.Process(pid).children(recursive=True), psutil.Process(pid)):
+                    _end(each.pid)
 
     def sky(self, *words: str, timeout_s: float = 300) -> str:
         done = subprocess.run(
