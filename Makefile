@@ -3,18 +3,22 @@ PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-real-engine lint format bench soak clean
+.PHONY: demo test test-real-engine rig lint format bench soak clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/tuna demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not real_engine" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not real_engine and not rig" $(PYTEST_ARGS)
 
 # Real vLLM on CPU, in a venv of its own (2.5 GB on disk); see tests/real_engine/README.md.
 test-real-engine: $(VENV)/.installed-test
 	$(BIN)/python tests/real_engine/prepare.py
 	$(BIN)/python -m pytest -m real_engine $(PYTEST_ARGS) tests/real_engine
+
+# Real SkyPilot before a pretended AWS whose machines are namespaces of this one; as root; see tests/rig/README.md.
+rig: $(VENV)/.installed-test
+	$(BIN)/python -m tests.rig $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
