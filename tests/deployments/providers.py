@@ -131,17 +131,22 @@ class Expiring(LocalBackend):
 class Addressed(LocalBackend):
     """Its replicas can be addressed one by one, behind a balancer. `unheard`: its status can't be asked for.
 
-    On this machine both are the fleet's own gateway.
+    On this machine both are the fleet's own gateway. asked: how often for its status; takes: what that does to time.
     """
 
     name: ClassVar[str] = "addressed"
     unheard = False
+    asked = 0
+    takes: Callable[[], None] | None = None
 
     async def deploy(self, plan: Plan, progress: Progress) -> Endpoint:
         made = await super().deploy(plan, progress)
         return replace(made, balances=True, traffic_url=f"{made.url}/health")
 
     async def status(self, ref: Ref) -> Status:
+        self.asked += 1
+        if self.takes is not None:
+            self.takes()
         if self.unheard:
             raise BackendError("addressed: the network is down")
         found = await super().status(ref)

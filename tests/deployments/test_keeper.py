@@ -174,3 +174,22 @@ async def test_the_router_is_told_where_the_replicas_are_and_an_error_is_not_rea
     await until(another)
     await destroy(workspace, "r")
     assert not await keeper.look()
+
+
+async def test_a_status_that_takes_long_is_asked_for_less_often(
+    workspace: Workspace, request_of: Make, wall: Wall
+) -> None:
+    addressed = workspace._backends["addressed"] = Addressed(workspace.settings.data_dir / "local-cloud")
+    record = await deploy(workspace, request_of("r", spots_cloud="addressed"))
+    keeper = Keeper(workspace, record.id, wall)
+
+    def six_seconds() -> None:
+        wall.now += 6
+
+    addressed.takes, addressed.asked = six_seconds, 0
+    for later_s, asked in ((0, 1), (10, 1), (7, 1), (2, 2)):
+        wall.now += later_s
+        assert await keeper.look()
+        assert addressed.asked == asked
+    addressed.takes = None
+    await destroy(workspace, "r")

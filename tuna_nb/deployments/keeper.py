@@ -28,6 +28,9 @@ from tuna_nb.settings import Settings
 
 LOOK_S: Final = 10.0
 RETRY_S: Final = 30.0
+REST: Final = 3.0
+"""Times as long as a status took to tell, it is left alone: SkyPilot's takes seconds of a processor."""
+LONGEST_REST_S: Final = 60.0
 MARGIN: Final = 0.2
 """Of a token's life: renewed when so much of it is left."""
 
@@ -45,6 +48,7 @@ class Keeper:
         """By role: when to renew; None for headers that never expire."""
         self._addressed: bool | None = None
         """Whether the spot side tells where its replicas are; None until it has told of one."""
+        self._ask_at = 0.0
 
     async def run(self, look_s: float = LOOK_S) -> None:
         """Look until the deployment is gone, or nothing is left to do for it."""
@@ -70,8 +74,10 @@ class Keeper:
             if due is not None and self._wall() >= due:
                 await self._renew(record, router, side)
         for side in sides:
-            if side.role == SPOT and self._addressed is not False:
+            if side.role == SPOT and self._addressed is not False and self._wall() >= self._ask_at:
+                began = self._wall()
                 await self._tell_replicas(record, router, side)
+                self._ask_at = self._wall() + min(REST * max(0.0, self._wall() - began), LONGEST_REST_S)
         expires = any(self._due.get(side.role, 0.0) is not None for side in sides)
         return not sides or expires or self._addressed is not False
 
