@@ -89,6 +89,9 @@ class OneMachine:
     async def open_port(self, name: str, port: int) -> None:
         self.opened.append(port)
 
+    async def no_cloud(self) -> str | None:
+        return None
+
     async def no_controller(self) -> str | None:
         return self.trouble
 

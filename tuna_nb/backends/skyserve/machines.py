@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
+from tuna_nb.backends.skyserve import accounts
+from tuna_nb.backends.skyserve.client import installed
+from tuna_nb.backends.skyserve.quiet import quiet
 from tuna_nb.errors import BackendError, CapacityError
 
 CONTROLLER_PREFIX: Final = "sky-serve-controller-"
@@ -110,6 +113,12 @@ class SkyMachines:
             return "the SkyPilot API server is elsewhere"
         return await _sky(_no_controller)
 
+    async def no_cloud(self) -> str | None:
+        """Why no machine can be rented, as far as this machine's files tell; None where one may be."""
+        if not installed():
+            return "SkyPilot is not installed here"
+        return None if accounts.clouds_here() else "no cloud is set up here for SkyPilot"
+
     async def price(self, near: str | None) -> float | None:
         """USD per hour of what `launch` would take; None where the catalog does not tell."""
         cloud, _, region = (near or "").partition("/")
@@ -173,8 +182,13 @@ def remote_server() -> bool:
 
 async def _sky(call: Callable[[], Result]) -> Result:
     """Run it in a thread; SkyPilot's errors become ours, in their first line only."""
+
+    def quietly() -> Result:
+        with quiet():
+            return call()
+
     try:
-        return await asyncio.to_thread(call)
+        return await asyncio.to_thread(quietly)
     except BackendError:
         raise
     except ImportError as e:

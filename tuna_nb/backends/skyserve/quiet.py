@@ -1,4 +1,8 @@
-"""SkyPilot's SDK prints: what its threads here print goes nowhere, and what others print is left alone."""
+"""What SkyPilot's SDK does to a process, and what is left of it here: nothing.
+
+It prints: what our threads print with it goes nowhere, and what others print is left alone. It sets
+`sys.tracebacklimit` to 0 before it raises, and so would take the tracebacks of everybody's later errors away.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,8 @@ THREADS: Final = "tuna-skyserve"
 
 _lock = threading.Lock()
 _calls = 0
+_limit: int | None = None
+"""`sys.tracebacklimit` before the first of the calls under way."""
 
 
 class _Split:
@@ -35,8 +41,10 @@ class _Split:
 @contextmanager
 def quiet() -> Iterator[None]:
     """While a call lasts, in the thread that makes it."""
-    global _calls  # noqa: PLW0603 - standard output is the process's
+    global _calls, _limit  # noqa: PLW0603 - both are the process's
     with _lock:
+        if _calls == 0:
+            _limit = getattr(sys, "tracebacklimit", None)
         # Others change standard output too, while a call of ours lasts.
         if not isinstance(sys.stdout, _Split):
             sys.stdout = _Split(sys.stdout)
@@ -46,6 +54,10 @@ def quiet() -> Iterator[None]:
     finally:
         with _lock:
             _calls -= 1
+            if _limit is not None:
+                sys.tracebacklimit = _limit
+            elif hasattr(sys, "tracebacklimit"):
+                del sys.tracebacklimit
             # Somebody who took standard output over meanwhile keeps it, and ours passes on what it gets.
             if _calls == 0 and isinstance(sys.stdout, _Split):
                 sys.stdout = sys.stdout.real

@@ -74,6 +74,9 @@ class Machines(Protocol):
     async def open_port(self, name: str, port: int) -> None:
         """Let everyone reach that port of a machine."""
 
+    async def no_cloud(self) -> str | None:
+        """Why no machine can be rented; None where one may be."""
+
     async def no_controller(self) -> str | None:
         """Why there is no controller VM, nor will be; None where there is or will be one."""
 

@@ -20,6 +20,8 @@ class VmHost(RemoteHost):
     memory_mb = 2048
 
     async def prospect(self, near: str | None) -> Prospect:
+        if (why := await self.machines.no_cloud()) is not None:
+            return Prospect(None, trouble=why, hint="`tuna check --provider aws` shows what is missing")
         return Prospect(await self.machines.price(near), (CLEAR,))
 
     async def machine(self, deployment_id: str, fresh: bool = False) -> Machine | None:
