@@ -12,9 +12,13 @@ from tuna_nb.backends.skyserve.quiet import quiet
 
 def test_later_errors_keep_their_tracebacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(sys, "tracebacklimit", raising=False)
-    with pytest.raises(ValueError, match="refused"), quiet():
+
+    def refused() -> None:
         sys.tracebacklimit = 0  # as SkyPilot does before it raises
         raise ValueError("refused")
+
+    with pytest.raises(ValueError, match="refused"), quiet():
+        refused()
     assert not hasattr(sys, "tracebacklimit")
 
 
