@@ -140,7 +140,7 @@ def test_followed_logs_end_at_an_interrupt(life: Terminal) -> None:
 def test_check_names_what_is_there(there: Tuna) -> None:
     checks = there("check", "-o", "json").json
     assert checks["passed"], "what nobody has set up is no failure"
-    assert checks["unused"] == ["azure", "baseten", "cerebrium", "cloudrun", "modal", "runpod"]
+    assert checks["unused"] == ["azure", "baseten", "cerebrium", "cloudrun", "modal", "runpod", "skyserve"]
     assert {provider for provider, _ in checks["rows"]} == {"local", *checks["unused"]}
     assert all(check["passed"] for provider, check in checks["rows"] if provider == "local")
     assert all(check["fix"] for _, check in checks["rows"] if not check["passed"])
