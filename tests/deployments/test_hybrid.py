@@ -41,6 +41,7 @@ def wanted(account: Account, request_of: Make) -> DeployRequest:
     return request_of(
         "h",
         serverless_provider=account.backend.name,
+        spots_cloud="local",
         gpu=account.gpu,
         options={**made.options, **account.options},
     )
@@ -128,7 +129,9 @@ async def test_tokens_that_expire_are_renewed_by_the_process_beside_the_router(
     with ACCOUNTS["cloudrun"](monkeypatch.setenv) as account:
         account.backend.poll_s = 0.1  # type: ignore[misc]
         workspace._backends["cloudrun"] = account.backend
-        await deploy(workspace, request_of("h", serverless_provider="cloudrun"), until_spot=False)
+        await deploy(
+            workspace, request_of("h", serverless_provider="cloudrun", spots_cloud="local"), until_spot=False
+        )
         log = workspace.settings.data_dir / "routers" / workspace.store.deployment("h").id / "keeper.log"
         await until(lambda: log.exists() and "serverless: renewed" in log.read_text())
         assert await ask(workspace, "h")

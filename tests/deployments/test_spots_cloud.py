@@ -53,6 +53,7 @@ class Shop(LocalBackend):
 
     name: ClassVar[str] = "azure"
     kinds: ClassVar[frozenset[Kind]] = frozenset({Kind.SERVERLESS})
+    pretends: ClassVar[bool] = False
 
 
 @pytest.fixture
@@ -97,8 +98,16 @@ async def test_aws_is_meant_where_none_is_named_and_local_where_nothing_is_set_u
     chosen: tuple[str, str],
 ) -> None:
     broker(*here)
-    made = await planned(workspace, request_of("a", spots_cloud=None, options={}))
+    made = await planned(workspace, request_of("a", serverless_provider="azure", spots_cloud=None, options={}))
     assert (made.request.spots_cloud, made.spot_provider) == chosen
+
+
+async def test_beside_a_serverless_side_that_pretends_no_real_machine_is_rented_unasked(
+    workspace: Workspace, request_of: Make, broker: Callable[..., None]
+) -> None:
+    broker("aws")
+    made = await planned(workspace, request_of("a", serverless_provider="local", spots_cloud=None, options={}))
+    assert (made.request.spots_cloud, made.spot_provider) == ("local", "local")
 
 
 async def test_an_unknown_cloud_is_told_what_was_meant(

@@ -147,7 +147,7 @@ async def plan(workspace: Workspace, request: DeployRequest, deployment_id: str)
     request = replace(request, serverless_provider=name)
     sides: list[tuple[Backend, Kind]] = [(_side(workspace, name, Kind.SERVERLESS), Kind.SERVERLESS)]
     if not request.serverless_only:
-        cloud = request.spots_cloud or _default_cloud(workspace)
+        cloud = request.spots_cloud or _default_cloud(workspace, sides[0][0])
         request = replace(request, spots_cloud=cloud)
         sides.append((_side(workspace, registry.for_cloud(cloud, workspace.backend).name, Kind.SPOT), Kind.SPOT))
         # A wrong host is refused here, before anything is recorded.
@@ -183,11 +183,14 @@ def near(request: DeployRequest) -> str | None:
     return f"{cloud}/{region}" if region else cloud
 
 
-def _default_cloud(workspace: Workspace) -> str:
-    """AWS where it can be rented from, else another cloud that can, else this machine, which only pretends.
+def _default_cloud(workspace: Workspace, serverless: Backend) -> str:
+    """AWS where it can be rented from, else another cloud that can, else this machine, which only pretends; and this
+    machine beside a serverless side that pretends: who tries something out must not find real machines rented.
 
     A provider that is no cloud's broker has to be named.
     """
+    if serverless.pretends:
+        return _HERE
     found: list[str] = []
     for name in registry.names():
         try:
