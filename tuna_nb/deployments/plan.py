@@ -184,10 +184,10 @@ def near(request: DeployRequest) -> str | None:
 
 
 def _default_cloud(workspace: Workspace, serverless: Backend) -> str:
-    """AWS where it can be rented from, else another cloud that can, else this machine, which only pretends; and this
-    machine beside a serverless side that pretends: who tries something out must not find real machines rented.
+    """AWS where it can be rented from, else another cloud that can, else this machine, which only pretends.
 
-    A provider that is no cloud's broker has to be named.
+    This machine, too, beside a serverless side that pretends: who tries something out rents nothing. A provider
+    that is no cloud's broker has to be named.
     """
     if serverless.pretends:
         return _HERE
