@@ -40,6 +40,7 @@ from tuna_nb.backends.skyserve import prices as catalog
 from tuna_nb.backends.skyserve import task as tasks
 from tuna_nb.backends.skyserve.client import Client, Down, installed, synced
 from tuna_nb.backends.skyserve.keys import replica_key
+from tuna_nb.backends.skyserve.machines import CONTROLLER
 from tuna_nb.backends.skyserve.said import words
 from tuna_nb.backends.skyserve.status import Service, services
 from tuna_nb.backends.tailing import merged
@@ -53,8 +54,6 @@ from tuna_nb.errors import (
 )
 from tuna_nb.secrets import hugging_face_token
 
-CONTROLLER: Final = "sky-serve-controller-"
-"""How the controller's cluster is named, before its owner's hash."""
 _UP_S: Final = 3600.0
 """The controller's VM, its set-up and SkyPilot's own retries while its cloud has no room."""
 _UPDATE_S: Final = 300.0

@@ -1,6 +1,6 @@
 """Machines through SkyPilot that are no replicas: SkyServe's controller, and small VMs that stay.
 
-Its public SDK, spoken to in a worker thread since it blocks, with two exceptions that have no public way yet: the
+Its public SDK, with two exceptions that have no public way yet: the
 credentials of a cluster come with `status(_include_credentials=True)`, as its own command line asks for them, and
 `open_port` is `sky.provision.open_ports`. A raw status record never leaves this module: it may carry secrets.
 """
@@ -16,15 +16,18 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from tuna_nb.backends.skyserve import accounts
-from tuna_nb.backends.skyserve.client import installed
-from tuna_nb.backends.skyserve.quiet import quiet
-from tuna_nb.errors import BackendError, CapacityError
+from tuna_nb.backends.skyserve.client import Client, installed
+from tuna_nb.backends.skyserve.task import DEPLOYMENT_LABEL
+from tuna_nb.errors import BackendError
 
-CONTROLLER_PREFIX: Final = "sky-serve-controller-"
-LABEL: Final = "tuna-deployment"
+CONTROLLER: Final = "sky-serve-controller-"
+"""How the controller's cluster is named, before its owner's hash."""
 KNOWN_VERSIONS: Final = ("0.14.",)
 """Those whose private functions were read."""
 DOWN_S: Final = 600
+ASK_S: Final = 180.0
+LAUNCH_S: Final = 1800.0
+"""SkyPilot looks in one zone after the other."""
 LOOK_S: Final = 5
 
 Result = TypeVar("Result")
@@ -44,15 +47,16 @@ class SkyMachines:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._sky = Client(timeout_s=ASK_S, pace=1.0)
 
     async def controller(self, fresh: bool = False) -> Machine | None:
         """SkyServe's controller; None where none runs now. fresh: its cloud is asked, not SkyPilot's records."""
-        found = [r for r in await self._records(None, fresh=False) if r["name"].startswith(CONTROLLER_PREFIX)]
+        found = [r for r in await self._records(None, fresh=False) if r["name"].startswith(CONTROLLER)]
         if fresh and found:
             # Only these: to ask for every cluster of a team would take its time.
             found = await self._records([r["name"] for r in found], fresh=True)
         if len(found) > 1:
-            own = await _sky(_controller_name)
+            own = await self._ask("the controller's name", _controller_name)
             found = [r for r in found if r["name"] == own] or [r for r in found if _runs(r)]
         return self._machine(found[0]) if found and _runs(found[0]) else None
 
@@ -68,7 +72,8 @@ class SkyMachines:
         """
         found = await self.find(name)
         if found is None:
-            await _sky(lambda: _launch(name, cluster_spec(name, deployment_id, port, near)))
+            spec = cluster_spec(name, deployment_id, port, near)
+            await self._sky.change(f"launching {name}", lambda _: _launch(name, spec), within_s=LAUNCH_S)
             found = await self.find(name)
         if found is None:
             raise BackendError(f"SkyPilot has launched {name} but does not list it as UP", f"`sky status {name}`")
@@ -80,7 +85,7 @@ class SkyMachines:
         while any(r["name"] == name for r in await self._records([name], fresh=True)):
             if time.monotonic() > end:
                 raise BackendError(f"{name} is still there after {DOWN_S} s", f"`sky down {name}`")
-            await _sky(lambda: _down(name))
+            await self._ask(f"taking {name} down", lambda: _down(name), DOWN_S)
             if any(r["name"] == name for r in await self._records([name], fresh=True)):
                 await asyncio.sleep(LOOK_S)
         for path in self._folder.glob(f"{name}.*"):
@@ -89,11 +94,6 @@ class SkyMachines:
     async def names(self) -> list[str]:
         """Of every cluster, whatever its state."""
         return [r["name"] for r in await self._records(None, fresh=False)]
-
-    async def endpoint(self, name: str, port: int) -> str | None:
-        """Where SkyPilot says that a port of a cluster is reached."""
-        found: dict[int, str] = await _sky(lambda: _endpoints(name))
-        return found.get(port) or found.get(str(port))  # type: ignore[call-overload]
 
     async def open_port(self, name: str, port: int) -> None:
         """Let everyone reach that port. Raises BackendError where this can't be done from here."""
@@ -105,13 +105,13 @@ class SkyMachines:
         records = [r for r in await self._records([name], fresh=False) if r["name"] == name]
         if not records:
             raise BackendError(f"there is no {name}", hint)
-        await _sky(lambda: _open_port(records[0]["handle"], port, hint))
+        await self._ask(f"port {port} of {name}", lambda: _open_port(records[0]["handle"], port, hint))
 
     async def no_controller(self) -> str | None:
         """Why SkyServe has, or will have, no controller VM that a router could run on; None where it has."""
         if remote_server():
             return "the SkyPilot API server is elsewhere"
-        return await _sky(_no_controller)
+        return await self._ask("SkyPilot's configuration", _no_controller)
 
     async def no_cloud(self) -> str | None:
         """Why no machine can be rented, as far as this machine's files tell; None where one may be."""
@@ -124,10 +124,13 @@ class SkyMachines:
         cloud, _, region = (near or "").partition("/")
         if not cloud:
             return None
-        return await _sky(lambda: _price(cloud, region or None))
+        return await self._ask(f"the catalog of {cloud}", lambda: _price(cloud, region or None))
 
     async def _records(self, names: list[str] | None, fresh: bool) -> list[Any]:
-        found: list[Any] = await _sky(lambda: _status(names, fresh))
+        return await self._ask("SkyPilot's clusters", lambda: _status(names, fresh))
+
+    async def _ask(self, what: str, call: Callable[[], Result], within_s: float = ASK_S) -> Result:
+        found: Result = await self._sky.ask(what, lambda _: call(), within_s=within_s)
         return found
 
     def _machine(self, record: Any) -> Machine:
@@ -167,7 +170,7 @@ def cluster_spec(name: str, deployment_id: str, port: int, near: str | None) -> 
         "memory": "4+",
         "use_spot": False,
         "ports": [port],
-        "labels": {LABEL: deployment_id},
+        "labels": {DEPLOYMENT_LABEL: deployment_id},
     }
     if near:
         resources["infra"] = near
@@ -176,29 +179,8 @@ def cluster_spec(name: str, deployment_id: str, port: int, near: str | None) -> 
 
 def remote_server() -> bool:
     """Whether SkyPilot's API server is named to be on another machine."""
-    host = urlsplit(os.environ.get("SKYPILOT_API_SERVER_ENDPOINT", "")).hostname
+    host = urlsplit(accounts.server() or "").hostname
     return host is not None and host not in ("localhost", "127.0.0.1", "::1", "0.0.0.0")
-
-
-async def _sky(call: Callable[[], Result]) -> Result:
-    """Run it in a thread; SkyPilot's errors become ours, in their first line only."""
-
-    def quietly() -> Result:
-        with quiet():
-            return call()
-
-    try:
-        return await asyncio.to_thread(quietly)
-    except BackendError:
-        raise
-    except ImportError as e:
-        raise BackendError("SkyPilot is not installed here", "`pip install 'tuna-nb[spot]'`") from e
-    except Exception as e:
-        said = next((line.strip() for line in str(e).splitlines() if line.strip()), "")
-        message = f"SkyPilot: {type(e).__name__}: {said[:200]}"
-        if type(e).__name__ == "ResourcesUnavailableError":
-            raise CapacityError(message, "choose another --region, or another --router-host") from e
-        raise BackendError(message, "`sky status` and `sky check` show more") from e
 
 
 def _runs(record: Any) -> bool:
@@ -230,13 +212,6 @@ def _down(name: str) -> None:
         sky.get(sky.down(name))
     except exceptions.ClusterDoesNotExist:
         return
-
-
-def _endpoints(name: str) -> dict[int, str]:
-    import sky
-
-    found: dict[int, str] = sky.get(sky.endpoints(name))
-    return found
 
 
 def _open_port(handle: Any, port: int, hint: str) -> None:

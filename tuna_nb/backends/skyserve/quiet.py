@@ -20,7 +20,7 @@ THREADS: Final = "tuna-skyserve"
 _lock = threading.Lock()
 _calls = 0
 _limit: int | None = None
-"""`sys.tracebacklimit` before the first of the calls under way."""
+"""`sys.tracebacklimit` as the user has it."""
 
 
 class _Split:
@@ -43,8 +43,9 @@ def quiet() -> Iterator[None]:
     """While a call lasts, in the thread that makes it."""
     global _calls, _limit  # noqa: PLW0603 - both are the process's
     with _lock:
-        if _calls == 0:
-            _limit = getattr(sys, "tracebacklimit", None)
+        now = getattr(sys, "tracebacklimit", None)
+        if _calls == 0 or now != 0:
+            _limit = now  # while another call lasts, 0 is SkyPilot's
         # Others change standard output too, while a call of ours lasts.
         if not isinstance(sys.stdout, _Split):
             sys.stdout = _Split(sys.stdout)
