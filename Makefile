@@ -3,13 +3,23 @@ PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-real-engine rig lint format bench soak clean
+.PHONY: demo test test-browser test-chaos test-real-engine rig lint format bench soak clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/tuna demo
 
+# Four files at a time: most of them wait for processes. Stages of their own, for the time they take:
+# `make test-browser test-chaos`.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not real_engine and not rig" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 4 --dist loadfile -m "not browser and not chaos and not real_engine and not rig" $(PYTEST_ARGS)
+
+# JupyterLab and Notebook 7 in a real headless Chromium.
+test-browser: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m browser $(PYTEST_ARGS)
+
+# Real processes killed under load, and at every line of a deploy.
+test-chaos: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m chaos $(PYTEST_ARGS)
 
 # Real vLLM on CPU, in a venv of its own (2.5 GB on disk); see tests/real_engine/README.md.
 test-real-engine: $(VENV)/.installed-test
@@ -17,8 +27,11 @@ test-real-engine: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m real_engine $(PYTEST_ARGS) tests/real_engine
 
 # Real SkyPilot before a pretended AWS whose machines are namespaces of this one; as root; see tests/rig/README.md.
-rig: $(VENV)/.installed-test
-	$(BIN)/python -m tests.rig $(PYTEST_ARGS)
+# Each module has a cloud of its own, and waits half of the time: `make -j2 rig` for all of them.
+RIG = vm places trouble hybrid skypilot
+rig: $(RIG:%=rig-%)
+rig-%: $(VENV)/.installed-test
+	TUNA_RIG_RUN=$* $(BIN)/python -m tests.rig -s $(PYTEST_ARGS) tests/rig/test_$*.py
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .

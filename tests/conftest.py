@@ -29,11 +29,24 @@ ACCOUNTS = (
     "CLOUDRUN_",
     "CLOUDSDK_",
     "GOOGLE_",
+    "GPUHUNT_",
     "MODAL_",
     "RUNPOD_",
     "SKYPILOT_",
+    "TENSORDOCK_",
+    "VAST_",
+    "VASTAI_",
 )
 """Beginnings of the variables by which providers know their users."""
+PRICE_LISTS = (
+    "AZURE_PRICES_URL",
+    "GPUHUNT_CATALOG_URL",
+    "TENSORDOCK_URL",
+    "TUNA_GOOGLE_BILLING_URL",
+    "TUNA_SKYPILOT_CATALOG_URL",
+    "VAST_URL",
+)
+"""Price lists that anybody may read: no test reads the real ones."""
 SIGNED_IN = (
     "AWS_CONFIG_FILE",
     "AWS_SHARED_CREDENTIALS_FILE",
@@ -57,6 +70,11 @@ def pytest_configure() -> None:
     for name in SIGNED_IN:
         os.environ[name] = f"{nowhere}/{name.lower()}"
     os.environ["NO_GCE_CHECK"] = "true"
+    for name in PRICE_LISTS:
+        os.environ[name] = "http://127.0.0.1:9"
+    # A shell that starts a script in the background has Ctrl-C ignored there, by all that it starts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

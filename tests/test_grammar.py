@@ -81,6 +81,10 @@ def test_help_of_deploy_has_every_flag_of_the_founding_table() -> None:
         ("local", {"preempt", "bill"}, {"deploy"}),
         ("local preempt", {"--service-name"}, {"preempt"}),
         ("status --service-name", {"mine"}, {"L4"}),
+        ("budget", {"set", "list", "remove"}, {"status"}),
+        ("budget set --action", {"notify", "stop-overflow", "scale-down", "destroy"}, {"day"}),
+        ("budget remove --service-name", {"mine"}, {"L4"}),
+        ("deploy --budget-per", {"total", "day", "month"}, set()),
     ],
 )
 def test_suggestions_follow_the_grammar(words: str, offered: set[str], not_offered: set[str]) -> None:

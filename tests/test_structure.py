@@ -30,6 +30,9 @@ FLOORS = {
     "errors": 1,
     "secrets": 1,
 }
+ALLOWED = {("backends", "catalog"), ("deployments", "costs")}
+"""Adapters quote in the catalogue's words; the catalogue knows no adapter. Who watches a deployment writes its ledger;
+the ledger knows records only."""
 LOOSE = {"__init__", "__main__"}
 """The package's own front door: it opens the frontends for whoever starts it."""
 
@@ -46,6 +49,9 @@ HEAVY = (
     "sky",
     "modal",
     "truss",
+    "gpuhunt",
+    "anywidget",
+    "huggingface_hub",
 )
 
 
@@ -81,7 +87,9 @@ def test_no_import_goes_up_a_floor_or_across_to_another_room_of_the_same(path: P
             below = FLOORS[parts[1]] < FLOORS[own]
             # The ground floor is one room with several doors.
             beside = FLOORS[parts[1]] == FLOORS[own] and FLOORS[own] in (1, 3)
-            assert below or beside, f"{path.relative_to(ROOT)} (floor {FLOORS[own]}) imports {name}"
+            assert below or beside or (own, parts[1]) in ALLOWED, (
+                f"{path.relative_to(ROOT)} (floor {FLOORS[own]}) imports {name}"
+            )
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -15,6 +15,14 @@ from typing import Any, NoReturn
 from tuna_nb.errors import UsageError, did_you_mean, nearest
 
 ROUTER_HOSTS = ("process", "vm", "controller")
+OFFER_KINDS = ("serverless", "spot", "on-demand", "interruptible", "dedicated")
+BUDGET_SPANS = ("total", "day", "month")
+BUDGET_ACTIONS = ("notify", "stop-overflow", "scale-down", "destroy")
+BILL_GROUPS = ("backend", "deployment", "day", "gpu", "model", "key")
+SORTS = ("price", "all-in", "gpu", "vram", "provider", "kind", "region", "age", "saving")
+CHARTS = ("prices", "memory", "regions", "history")
+NOTEBOOK_ONLY = ("explore",)
+"""Flags that show what a terminal can't."""
 
 
 class HelpShown(Exception):
@@ -139,6 +147,15 @@ def _deploy(p: Parser) -> None:
     )
     p.add_argument("--quantization", metavar="METHOD", help="as vLLM calls it, e.g. awq, fp8")
     _provider_settings(p)
+    p.add_argument("--budget", type=float, metavar="USD", help="what it may cost; `budget set` changes it later")
+    p.add_argument("--budget-per", choices=BUDGET_SPANS, help="default: total, all that it ever costs")
+    p.add_argument("--budget-warn", metavar="PER_CENT", help="when to tell (default 50,80)")
+    p.add_argument("--budget-action", choices=BUDGET_ACTIONS, help="what happens at 100 %% (default notify)")
+    p.add_argument("--budget-webhook", metavar="VARIABLE", help="who is told: a variable that holds the address")
+    p.add_argument(
+        "--quiet-minutes", type=float, metavar="N", help="billing without serving for so long is told (default 15)"
+    )
+    p.add_argument("--stop-unserving", action="store_true", help="and what bills without serving is stopped then")
     p.add_argument(
         "--dry-run", action="store_true", help="show what would be created and its price; create nothing"
     )
@@ -170,6 +187,11 @@ def _destroy(p: Parser) -> None:
         help="everything with Tuna's mark that no deployment of this store owns, another store's included",
     )
     p.add_argument(
+        "--shared",
+        action="store_true",
+        help="also what is kept between deployments and used by none: SkyServe's controller, environments",
+    )
+    p.add_argument(
         "--azure-cleanup-env",
         action="store_true",
         help="remove Tuna's empty Azure environments too",
@@ -179,6 +201,11 @@ def _destroy(p: Parser) -> None:
 
 def _status(p: Parser) -> None:
     _service_name(p)
+    _live(p)
+
+
+def _live(p: Parser) -> None:
+    p.add_argument("--live", action="store_true", help="go on showing it: traffic, latencies, replicas, money")
 
 
 def _scale(p: Parser) -> None:
@@ -208,7 +235,68 @@ def _list(p: Parser) -> None:
 
 
 def _cost(p: Parser) -> None:
-    _service_name(p)
+    p.add_argument("--service-name", metavar="NAME", help="one deployment (default: all)")
+    p.add_argument(
+        "--since", metavar="WHEN", help="90m, 24h, 7d, today, month, or a date like 2026-11-01 (default: all of it)"
+    )
+    p.add_argument("--by", choices=BILL_GROUPS, default="backend", help="what it is told by (default backend)")
+    _live(p)
+
+
+def _budget(p: Parser) -> None:
+    sub = p.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
+    for action, text in (
+        ("set", "so much may be spent, and what happens then"),
+        ("list", "what is spent, what is left, what has fired"),
+        ("remove", "no such budget any more"),
+    ):
+        one = sub.add_parser(action, help=text)
+        one.add_argument("--service-name", metavar="NAME", help="one deployment (default: all of them together)")
+        if action == "set":
+            one.add_argument("--limit", type=float, required=True, metavar="USD", help="US dollars")
+            one.add_argument("--warn", metavar="PER_CENT", help="when to tell (default 50,80)")
+            one.add_argument(
+                "--action",
+                dest="action_at_limit",
+                choices=BUDGET_ACTIONS,
+                default="notify",
+                help="what happens at 100 %% (default notify)",
+            )
+            one.add_argument(
+                "--webhook", metavar="VARIABLE", help="who is told, as Slack is: a variable that holds the address"
+            )
+        if action != "list":
+            default, which = ("total", "default total") if action == "set" else (None, "default: every one")
+            one.add_argument("--per", choices=BUDGET_SPANS, default=default, help=which)
+        _everywhere(one)
+
+
+def _show_gpus(p: Parser) -> None:
+    p.add_argument("--gpu", metavar="GPU", help="one GPU, every offer of it")
+    p.add_argument("--provider", metavar="NAME", help="one seller, e.g. modal, aws, vast")
+    p.add_argument("--kind", action="append", default=[], choices=OFFER_KINDS, help="how it is sold; repeatable")
+    p.add_argument("--spot", action="store_true", help="spot prices beside serverless ones")
+    p.add_argument("--spots-cloud", choices=["aws", "gcp", "azure"], help="whose spot prices (default aws)")
+    p.add_argument("--region", metavar="TEXT", help="a part of the region's name, every offer there")
+    p.add_argument("--min-vram", type=float, metavar="GB", help="memory of one GPU at least")
+    p.add_argument("--max-price", type=float, metavar="USD", help="per GPU-hour; all in with --all-in")
+    p.add_argument("--gpu-count", type=int, metavar="N", help="GPUs of a machine")
+    p.add_argument("--all-in", action="store_true", help="compare by all that is billed, vCPUs and memory too")
+    p.add_argument(
+        "--cpus", type=float, metavar="N", help="vCPUs to price in (default: the machine's, else 8 a GPU)"
+    )
+    p.add_argument("--memory", type=float, metavar="GIB", help="memory to price in (default: 32 a GPU)")
+    p.add_argument("--disk", type=float, default=0, metavar="GB", help="disk to price in (default 0)")
+    p.add_argument("--sort", choices=SORTS, help="default: by memory, or by price for one GPU")
+    p.add_argument("--every", action="store_true", help="every offer, not only the cheapest of each seller")
+    p.add_argument("--limit", type=int, metavar="N", help="so many rows at most")
+    p.add_argument("--offset", type=int, default=0, metavar="N", help="after the first N rows")
+    p.add_argument("--live", action="store_true", help="ask the sources now; else what was asked before")
+    p.add_argument("--timeout", type=float, default=5, metavar="SECONDS", help="wait so long for them (default 5)")
+    p.add_argument("--history", action="store_true", help="what was seen in the last 90 days")
+    seen = p.add_mutually_exclusive_group()
+    seen.add_argument("--chart", choices=CHARTS, help="draw it: every kind of sale, unless --kind says which")
+    seen.add_argument("--explore", action="store_true", help="notebook: every offer, to filter and sort by hand")
 
 
 def _check(p: Parser) -> None:
@@ -217,6 +305,31 @@ def _check(p: Parser) -> None:
     p.add_argument("--model", help="also check that this model is there and may be had")
     p.add_argument("--engine-cmd", metavar="COMMAND", help="also check that this engine's program is here")
     _provider_settings(p)
+
+
+def _fit(p: Parser) -> None:
+    p.add_argument("--model", required=True, help="Hugging Face model id, or a folder with its config.json")
+    p.add_argument("--quantization", metavar="METHOD", help="awq, gptq, fp8, int8 (default: as its checkpoint is)")
+    p.add_argument(
+        "--max-model-len", type=int, default=4096, metavar="TOKENS", help="context window (default 4096)"
+    )
+    p.add_argument(
+        "--concurrency", type=int, default=32, metavar="N", help="requests of that length at once (default 32)"
+    )
+    p.add_argument(
+        "--kv-cache-dtype", choices=["auto", "fp8"], default="auto", help="default: auto, the model's own"
+    )
+    p.add_argument("--gpu", help="only this GPU, with every number of them (default: those that are sold)")
+    p.add_argument(
+        "--tp-size", type=int, metavar="N", help="tensor parallel degree (default: the least that holds)"
+    )
+    p.add_argument(
+        "--gpu-memory-utilization",
+        type=float,
+        default=0.92,
+        metavar="SHARE",
+        help="of its memory the engine may use (default 0.92, as vLLM's)",
+    )
 
 
 def _logs(p: Parser) -> None:
@@ -296,7 +409,10 @@ VERBS = (
     Verb("wake", "start what has scaled to zero", _COMMANDS + "scale:wake", _wake),
     Verb("list", "all deployments", _COMMANDS + "inspect:list_", _list),
     Verb("cost", "what a deployment has cost, and costs now", _COMMANDS + "cost:cost", _cost),
+    Verb("budget", "what may be spent, and what happens then", _COMMANDS + "budget:budget", _budget),
+    Verb("show-gpus", "what GPUs cost, everywhere, all in", _COMMANDS + "prices:show_gpus", _show_gpus),
     Verb("check", "what a provider still needs", _COMMANDS + "check:check", _check),
+    Verb("fit", "which GPUs hold a model, and what they cost", _COMMANDS + "fit:fit", _fit),
     Verb("logs", "what engines and router say", _COMMANDS + "inspect:logs", _logs),
     Verb("router", "its status, logs, upgrade, restart, move", _COMMANDS + "router:router", _router),
     Verb("connect", "a client for a deployment's endpoint", _COMMANDS + "connect:connect", _connect),
@@ -314,6 +430,7 @@ Deploy an open model behind one endpoint: spot prices, serverless answers.
   {0} status --service-name my-first       what is really there
   {0} cost --service-name my-first         what it has cost, and costs now
   {0} list                                 everything that may cost money
+  {0} show-gpus --spot                     what GPUs cost, everywhere
   {0} destroy --service-name my-first      take it down, verified
 
 {0} --help lists every verb; {0} deploy --help every flag."""

@@ -183,17 +183,24 @@ class Job:
         try:
             return _wait(self._future, timeout_s)
         except KeyboardInterrupt:
-            self.cancel()
-            try:
-                _wait(self._future, INTERRUPT_GRACE_S)
-            except TunaError as e:
-                raise e from None
-            except concurrent.futures.TimeoutError:
-                raise CancelledError(
-                    f"{self.name}: interrupted; its clean-up is still running",
-                    f"`tuna list` shows what is left, `tuna destroy --service-name {self.name}` removes it",
-                ) from None
+            self.interrupt()
             return None
+
+    def interrupt(self) -> None:
+        """Cancel it and wait for its clean-up; a second interrupt ends the waiting.
+
+        Raises CancelledError, or the TunaError it failed with; returns where it had ended well just then.
+        """
+        self.cancel()
+        try:
+            _wait(self._future, INTERRUPT_GRACE_S)
+        except TunaError as e:
+            raise e from None
+        except (concurrent.futures.TimeoutError, KeyboardInterrupt):
+            raise CancelledError(
+                f"{self.name}: interrupted; its clean-up is still running",
+                f"`tuna list` shows what is left, `tuna destroy --service-name {self.name}` removes it",
+            ) from None
 
     def __await__(self) -> Generator[Any, None, Any]:
         return asyncio.wrap_future(self._future).__await__()

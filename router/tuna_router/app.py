@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Final
 
 from tuna_router.admission import Ticket
 from tuna_router.asgi import Application, AsgiCall
 from tuna_router.auth import Role
+from tuna_router.books.budget import Limit
 from tuna_router.books.meter import SAMPLE_S
 from tuna_router.core import Core
 from tuna_router.cross_site import HINT, foreign
@@ -33,6 +36,10 @@ from tuna_router.keys.live import LiveKey
 from tuna_router.refusal import Refusal
 from tuna_router.settings import BackendSettings, Settings
 from tuna_router.told.access_log import REFUSED, Entry
+
+_log = logging.getLogger("tuna_router")
+BUDGET_S: Final = 1.0
+"""Between two looks at what was counted."""
 
 
 class Router:
@@ -64,12 +71,14 @@ class Router:
         self.core.on_open = self._listen_for_silence
         self.core.on_gone = self._forget
         self.core.on_replicas = self._take_replicas
-        self._taking: set[asyncio.Task[None]] = set()
+        self._taking: set[asyncio.Future[None]] = set()
         self._sweeper = self.core.wheel.timer(self._sweep)
+        self._budget_timer = self.core.wheel.timer(self._check_budget)
 
     async def start(self) -> None:
         """Begin to watch the spot backends."""
         self._sweep()
+        self._check_budget()
         await self._watchers.follow(self.core.fleet.spots)
 
     async def stop(self) -> None:
@@ -205,9 +214,8 @@ class Router:
     def _take(self, backends: tuple[BackendSettings, ...]) -> None:
         """In a task of its own: who asks for it may be a watcher that ends with its backend."""
         if backends != self.core.settings.backends:
-            task = asyncio.create_task(self.configure(dataclasses.replace(self.core.settings, backends=backends)))
-            self._taking.add(task)
-            task.add_done_callback(self._taking.discard)
+            changed = dataclasses.replace(self.core.settings, backends=backends)
+            self._own(asyncio.create_task(self.configure(changed)))
 
     def _listen_for_silence(self, backend: LiveBackend) -> None:
         """Requests failed there: see whether others have fallen silent."""
@@ -222,9 +230,40 @@ class Router:
             if isinstance(handler, Exchange):
                 handler.leave_if_silent(backend)
 
+    async def put_budget(self, limit: Limit | None) -> None:
+        """From now on this budget, kept before this returns."""
+        self.core.budget.put(limit)
+        self._check_budget()
+        if self.core.save_state is not None:
+            await self.core.save_state()
+
+    def _check_budget(self) -> None:
+        core = self.core
+        budget = core.budget
+        if budget.check():
+            told = budget.to_json() or {}
+            core.events.publish("budget", told)
+            _log.warning(
+                "$%.4f was counted, and the budget was $%.4f: serverless_use is %s from now on (%s)",
+                told["counted_usd"],
+                told["left_usd"],
+                told["serverless_use"],
+                told["note"] or "no note",
+            )
+            if core.save_state is not None:
+                # Told once: not again by the next router.
+                self._own(asyncio.ensure_future(core.save_state()))
+        if budget.limit is not None and budget.exhausted_at is None:
+            self._budget_timer.set(BUDGET_S)
+
+    def _own(self, task: asyncio.Future[None]) -> None:
+        self._taking.add(task)
+        task.add_done_callback(self._taking.discard)
+
     def _sweep(self) -> None:
         self.core.upstream.sweep()
         self.core.meter.sample()
+        self.core.meter.load.advance(self.core.clock())
         self._sweeper.set(SAMPLE_S)
 
 

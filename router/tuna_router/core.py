@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
+from typing import Final
 
 from tuna_router import state
 from tuna_router.admission import Admission
+from tuna_router.books.budget import Budget
 from tuna_router.books.counts import Counts
 from tuna_router.books.ledger import Ledger, is_billed
-from tuna_router.books.meter import Meter, StateChange
+from tuna_router.books.meter import Meter, StateChange, Tokens
 from tuna_router.books.totals import Totals
 from tuna_router.dataplane.bodies import Bodies
 from tuna_router.dataplane.stream import Stream
@@ -24,8 +26,9 @@ from tuna_router.fleet.live import Fleet, LiveBackend
 from tuna_router.fleet.replicas import Replica
 from tuna_router.fleet.urls import is_metadata_service
 from tuna_router.keys.live import Guard
+from tuna_router.load_file import LoadFile
 from tuna_router.retry import RetryBudget
-from tuna_router.settings import Kind, Settings
+from tuna_router.settings import Kind, ServerlessUse, Settings
 from tuna_router.spot import SpotState
 from tuna_router.told.access_log import AccessLog
 from tuna_router.told.events import Changes, Events
@@ -33,6 +36,8 @@ from tuna_router.told.snapshot import Snapshots
 
 _log = logging.getLogger("tuna_router")
 _KEPT_CHANGES = 200
+STOPPED: Final = ("serverless_stopped", "budget_exhausted")
+"""Codes of requests that found no spot while serverless takes nothing new: as configured, or for a budget."""
 
 
 class Core:
@@ -75,8 +80,13 @@ class Core:
         """Told of a replica that has not been there for long."""
         self.on_replicas: Callable[[str, Sequence[Replica]], None] | None = None
         """Told of all replicas of a balancer."""
+        self.load_file: LoadFile | None = None
+        """Where the load is kept; without it, it is in memory only."""
         self.streams: set[Stream] = set()
         """Those that run and keep what they said, to be continued."""
+        self.budget = Budget(self.ledger, wall, self._limit_serverless)
+        self.save_state: Callable[[], Awaitable[None]] | None = None
+        """Writes the state file, where there is one."""
         self._save_to = save_to
         self._not_saved = frozenset(not_saved)
         self._take(settings)
@@ -99,8 +109,34 @@ class Core:
                 self.events.publish("backend", {"backend": name, "change": what})
 
     def leave_file(self) -> None:
-        """Write no configuration any more: the file is another router's from now on."""
+        """Write no configuration and no state any more: the files are another router's from now on."""
         self._save_to = None
+        self.save_state = None
+
+    @property
+    def serverless_use(self) -> ServerlessUse:
+        """As it is in effect: as configured, or what the budget demands where that is stricter."""
+        return max(self.settings.serverless_use, self.budget.in_effect, key=list(ServerlessUse).index)
+
+    def ended(self, stream: Stream | None, tokens: Tokens) -> None:
+        """A request ended, whose answer was this stream, if it could be continued."""
+        if stream is None:
+            self.counts.tokens += tokens.completion + tokens.estimated
+        else:
+            self.counts.tokens += stream.progress
+            self.streams.discard(stream)
+
+    def refused_for(self, reason: str) -> tuple[str, str]:
+        """The message and code for a request that finds no spot while serverless takes nothing new."""
+        limit = self.budget.limit
+        if self.budget.in_effect is not ServerlessUse.NEVER or limit is None:
+            return f"Serverless takes no new requests here (serverless_use is never), and {reason}.", STOPPED[0]
+        note = f": {limit.note}" if limit.note else ""
+        spent = f"its budget of ${limit.left_usd:.2f} is used up{note}"
+        return f"Serverless takes no new requests ({spent}), and {reason}.", STOPPED[1]
+
+    def _limit_serverless(self) -> None:
+        self.fleet.use_serverless(self.serverless_use)
 
     def _state_changed(self, change: StateChange) -> None:
         """A spot backend changed its state."""
@@ -132,8 +168,10 @@ class Core:
         self.ledger.configure(settings.backends, now)
         self.retries.ratio, self.retries.burst = settings.retry_ratio, settings.retry_burst
         self.bodies.limit = settings.body_memory_bytes
+        self.upstream.silent_s = settings.connect_timeout_s
         self.wishes = Wishes(settings)
         self.fleet.configure(settings)
+        self._limit_serverless()
         for spot in self.fleet.spots:
             billed = is_billed(Kind.SPOT, spot.state_name) and not self.fleet.replicas_of(spot.name)
             self.ledger.billed(spot.name, billed, now)

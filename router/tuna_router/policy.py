@@ -9,6 +9,9 @@ The rules, in order:
 3.  Else serverless: where spot is not READY or at its limit, always; where it is merely crowded (its
     queue is predicted to take too long) only if a container is warm, or would be quicker even with its
     cold start. Overflow into a cold container costs money and gains nothing.
+    With `serverless_use` "cover" there is no overflow: while a spot is READY, serverless has nothing, be it
+    full, crowded or its circuit open. With "never" serverless has nothing new at all: a request that finds no
+    READY spot is refused.
 4.  Load never moves a batch request: it stays on spot while a spot is READY.
 5.  A backend whose circuit is open comes after all that, a WARMING spot after it, DRAINING and COLD
     spots only where there is nothing else. Nothing is left out for having failed: the only backend
@@ -28,7 +31,7 @@ from math import log
 from typing import Final, NamedTuple
 
 from tuna_router.fleet.learned import Learned
-from tuna_router.settings import Kind
+from tuna_router.settings import Kind, ServerlessUse
 from tuna_router.spot import SpotState
 
 UNKNOWN_COLD_START_S: Final = 60.0
@@ -115,7 +118,7 @@ class Plan(NamedTuple):
 
     `crowded` are the spots with a long queue, for the next decision. `load_stays`: a refusal for want of
     room is no reason to move on to another kind of backend. `unknown_model`: `names` is empty because no
-    backend has the model.
+    backend has the model. `stopped`: it is empty because serverless takes nothing new and no spot is READY.
     """
 
     names: tuple[str, ...]
@@ -123,17 +126,24 @@ class Plan(NamedTuple):
     crowded: frozenset[str] = _NOBODY
     load_stays: bool = False
     unknown_model: bool = False
+    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """A spot is crowded when its predicted wait exceeds `overflow_wait_s`, until it is below half of that."""
+    """A spot is crowded when its predicted wait exceeds `overflow_wait_s`, until it is below half of that.
+
+    `serverless_use` says when serverless takes new requests.
+    """
 
     overflow_wait_s: float = 0.5
+    serverless_use: ServerlessUse = ServerlessUse.ALWAYS
 
 
 _RULES: Final = Rules()
-_READY, _SERVERLESS, _CROWDED, _FULL_SERVERLESS, _FULL_SPOT, _SHUT, _WARMING, _DRAINING, _COLD = range(9)
+_READY, _SERVERLESS, _CROWDED, _FULL_SERVERLESS, _FULL_SPOT, _SHUT, _HELD_BACK, _WARMING, _DRAINING, _COLD = range(
+    10
+)
 _NOT_READY: Final = {
     SpotState.READY: _READY,
     SpotState.WARMING: _WARMING,
@@ -156,7 +166,7 @@ def choose(
     `crowded` is that of the plan before, `turn` a counter of plans. Empty only where no backend is
     configured, or none of them serves the model.
     """
-    if wish is PLAIN and not crowded and len(backends) == 2:
+    if wish is PLAIN and not crowded and len(backends) == 2 and rules.serverless_use is ServerlessUse.ALWAYS:
         plan = _ordinary(backends[0], backends[1], now)
         if plan is not None:
             return plan
@@ -177,13 +187,19 @@ def _choose(
         if backends:
             return Plan((), f"no backend serves the model {wish.model!r}", crowded, unknown_model=True)
         return Plan((), "no backend is configured")
+    held_back = holds_serverless_back(able, wish, rules)
+    if rules.serverless_use is ServerlessUse.NEVER:
+        if not any(view.state is SpotState.READY for view in able):
+            return Plan((), _stopped_reason(able), crowded, stopped=True)
+        able = [view for view in able if view.state is not None]
     crowded = _crowded(able, crowded, rules.overflow_wait_s)
-    batch = wish.priority is Priority.BATCH
+    # Where there is no overflow, load moves no request.
+    batch = wish.priority is Priority.BATCH or held_back
     relieved = _NOBODY if batch or not crowded else _relieved(able, crowded, now)
     ranked = sorted(
         # The position is unique: a tie never gets as far as comparing views.
         [
-            (_rank(view, batch, relieved, now), *_order(view, crowded, now), position, view)
+            (_rank(view, batch, held_back, relieved, now), *_order(view, crowded, now), position, view)
             for position, view in enumerate(able)
         ]
     )
@@ -197,8 +213,17 @@ def _choose(
         if first is not None:
             order.remove(first)
             order.insert(0, first)
-    reason = _reason(order[0], rank, able, batch=batch, crowded=crowded, now=now)
+    reason = _reason(order[0], rank, able, held_back=held_back, batch=batch, crowded=crowded, now=now)
     return Plan(tuple([view.name for view in order]), reason, crowded, batch and rank == _READY)
+
+
+def holds_serverless_back(backends: Sequence[BackendView], wish: Wish, rules: Rules) -> bool:
+    """Whether serverless may not have this request now, first or after a spot failed it."""
+    if rules.serverless_use is ServerlessUse.ALWAYS:
+        return False
+    return rules.serverless_use is ServerlessUse.NEVER or any(
+        view.state is SpotState.READY and (wish.model is None or view.serves(wish.model)) for view in backends
+    )
 
 
 def predicted_wait_s(view: BackendView) -> float:
@@ -286,9 +311,11 @@ def _shut(view: BackendView, now: float) -> bool:
     return now < view.open_until
 
 
-def _rank(view: BackendView, batch: bool, relieved: Collection[str], now: float) -> int:
+def _rank(view: BackendView, batch: bool, held_back: bool, relieved: Collection[str], now: float) -> int:
     if view.state is not None and view.state is not SpotState.READY:
         return _NOT_READY[view.state]
+    if held_back and view.state is None:
+        return _HELD_BACK
     if _shut(view, now):
         return _SHUT
     if view.state is None:
@@ -349,11 +376,20 @@ def _affinity(view: BackendView, session: bytes) -> float:
     return -view.weight / log(u)
 
 
+def _stopped_reason(able: Sequence[BackendView]) -> str:
+    spots = [view for view in able if view.state is not None]
+    if not spots:
+        return "there is no spot backend"
+    best = min(spots, key=lambda view: _NOT_READY[view.state or SpotState.COLD])
+    return f"spot is {str(best.state).lower()}"
+
+
 def _reason(
     first: BackendView,
     rank: int,
     able: Sequence[BackendView],
     *,
+    held_back: bool,
     batch: bool,
     crowded: Collection[str],
     now: float,
@@ -361,6 +397,8 @@ def _reason(
     if first.state is not None:
         if rank == _READY:
             if first.full(now) or first.name in crowded:
+                if held_back:
+                    return "spot has a queue, and serverless does not relieve it"
                 return (
                     "spot is ready, and load does not move a batch request"
                     if batch
@@ -374,8 +412,7 @@ def _reason(
         return "there is no spot backend"
     ready = [view for view in spots if view.state is SpotState.READY]
     if not ready:
-        best = min(spots, key=lambda view: _NOT_READY[view.state or SpotState.COLD])
-        return f"spot is {str(best.state).lower()}"
+        return _stopped_reason(spots)
     if all(_shut(view, now) for view in ready):
         return "spot just failed"
     if any(view.name in crowded and not view.full(now) for view in ready):

@@ -22,6 +22,7 @@ from tuna_router.app import Router
 from tuna_router.dataplane.client import ClientConnection
 from tuna_router.envelope import error_body
 from tuna_router.errors import RouterError
+from tuna_router.load_file import LoadFile, load_folder
 from tuna_router.settings import Settings
 from tuna_router.state import write_private
 from tuna_router.state_file import state_file
@@ -281,19 +282,24 @@ async def serve_until_stopped(
     server = Server(router, shutdown_timeout_s, tls=tls)
     port = sock.getsockname()[1]
     url = local_url(host, port, tls=tls is not None)
-    memory, keeping = None, None
+    memory, load = None, None
+    keeping: list[asyncio.Task[None]] = []
     if state is not None:
         memory = state_file(router.core, state)
         memory.load()
-        keeping = asyncio.create_task(memory.keep(lambda: router.core.settings.state_interval_s))
+        router.core.save_state = memory.save_now
+        keeping.append(asyncio.create_task(memory.keep(lambda: router.core.settings.state_interval_s)))
+        load = router.core.load_file = LoadFile(load_folder(state), router.core.meter.load)
+        load.open()
+        keeping.append(asyncio.create_task(load.keep()))
     await router.start()
     reload = Reload(router, reread, tls)
 
     def retire() -> None:
-        # From now on both files are the successor's.
+        # From now on both files are the successor's; the load is written by both, side by side.
         router.core.leave_file()
-        if keeping is not None:
-            keeping.cancel()
+        if keeping:
+            keeping[0].cancel()
         server.retire()
 
     loop = asyncio.get_running_loop()
@@ -312,9 +318,11 @@ async def serve_until_stopped(
         loop.remove_signal_handler(signal.SIGHUP)
         await reload.stop()
         await router.stop()
-        if memory is not None and keeping is not None:
-            keeping.cancel()
-            await asyncio.wait((keeping,))
+        if memory is not None and load is not None:
+            for task in keeping:
+                task.cancel()
+            await asyncio.wait(keeping)
+            load.close()
             if not server.retires:
                 memory.save()
         if router.core.access_log is not None:

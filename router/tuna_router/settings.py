@@ -36,6 +36,15 @@ class Kind(StrEnum):
     SPOT = "spot"
 
 
+class ServerlessUse(StrEnum):
+    """When serverless takes new requests; the later, the stricter."""
+
+    ALWAYS = "always"
+    COVER = "cover"
+    """While no spot backend is ready: there is no overflow, however long the wait."""
+    NEVER = "never"
+
+
 @dataclass(frozen=True, slots=True)
 class BackendSettings:
     """One place that can answer requests.
@@ -105,6 +114,7 @@ class Settings:
     resume_wait_s: float = 30.0
     cooldown_max_s: float = 60.0
     overflow_wait_s: float = 0.5
+    serverless_use: ServerlessUse = ServerlessUse.ALWAYS
     metrics_interval_s: float = 1.0
     move_margin_s: float = 5.0
     session_header: str | None = None
@@ -224,6 +234,7 @@ def to_json(settings: Settings, *, mask: bool) -> dict[str, Any]:
             shown["keys"] = [key_to_json(key) for key in value]
         else:
             shown[item.name] = list(value) if isinstance(value, tuple) else value
+    shown["serverless_use"] = settings.serverless_use.value
     return shown
 
 
@@ -342,6 +353,14 @@ def _kind(key: str, value: object) -> Kind:
     return Kind(value)
 
 
+def serverless_use(key: str, value: object) -> ServerlessUse:
+    """One of the three words. Raises SettingsError."""
+    if not isinstance(value, str) or value not in set(ServerlessUse):
+        hint = did_you_mean(str(value), [use.value for use in ServerlessUse])
+        raise SettingsError(f"{key} can't be {value!r}", hint)
+    return ServerlessUse(value)
+
+
 def _headers(key: str, value: object) -> dict[str, str]:
     result: dict[str, str] = {}
     for name, text in _mapping(value, "headers").items():
@@ -436,6 +455,7 @@ _SETTINGS_CHECKS: dict[str, Callable[[str, object], object]] = {
     "admin_key_sha256": _hashes,
     "max_concurrency": _count,
     "resume": _bool,
+    "serverless_use": serverless_use,
     "resume_memory_bytes": _count,
     "session_header": _header_name,
     "batch_above_bytes": _optional_count,

@@ -45,6 +45,11 @@ class ReplicasSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class NoneLeft:
+    """Its replicas were known one by one, and none is left."""
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """A replica will be taken away in `seconds`.
 
@@ -95,7 +100,18 @@ class Tick:
     """Time passed."""
 
 
-Event = Traffic | Started | ReplicasSeen | Notice | ProbePassed | ProbeFailed | RequestServed | RequestFailed | Tick
+Event = (
+    Traffic
+    | Started
+    | ReplicasSeen
+    | NoneLeft
+    | Notice
+    | ProbePassed
+    | ProbeFailed
+    | RequestServed
+    | RequestFailed
+    | Tick
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +189,11 @@ class SpotMachine:
         """Total time in READY."""
         return self._ready_s + (self._clock() - self.since if self.state is SpotState.READY else 0.0)
 
+    @property
+    def was_ready(self) -> bool:
+        """Whether it is READY, or ever was."""
+        return self.state is SpotState.READY or self._ready_s > 0.0
+
     def probe_due(self) -> bool:
         """True when a probe should begin now."""
         return self.next_probe_at is not None and self._clock() >= self.next_probe_at
@@ -217,6 +238,8 @@ class SpotMachine:
                     return self._enter(SpotState.WARMING, "looking whether it is there")
             case ReplicasSeen():
                 return self._replicas_seen(event)
+            case NoneLeft():
+                return self._nobody()
             case Notice():
                 return self._noticed(event)
             case ProbePassed(epoch):
@@ -261,6 +284,9 @@ class SpotMachine:
             if self.state is SpotState.WARMING:
                 return None
             return self._enter(SpotState.WARMING, f"{seen.starting} starting")
+        return self._nobody()
+
+    def _nobody(self) -> Transition | None:
         if self.state is SpotState.COLD or (self.state is SpotState.WARMING and self.wanted):
             return None  # woken, and its controller has not begun yet
         return self._enter(SpotState.COLD, "no replicas")

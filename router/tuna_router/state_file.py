@@ -65,6 +65,7 @@ class StateFile:
         self._parts = dict(parts)
         self._wall = wall
         self._saved = ""
+        self._saving = asyncio.Lock()
 
     def load(self) -> None:
         """Give every part what the file has of it. Never raises: what can't be used is put aside."""
@@ -118,6 +119,11 @@ class StateFile:
         """Save every `interval_s()` seconds, until cancelled. The disk is waited for in a thread."""
         while True:
             await asyncio.sleep(interval_s())
+            await self.save_now()
+
+    async def save_now(self) -> None:
+        """As `save`, the disk waited for in a thread."""
+        async with self._saving:
             text = self.text()
             if text is not None:
                 await asyncio.to_thread(self.write, text)
@@ -131,9 +137,8 @@ class StateFile:
 
 def state_file(core: Core, path: Path) -> StateFile:
     """The state file of one router."""
-    return StateFile(
-        path, {"totals": core.totals, "keys": core.guard, "dollars": core.ledger, "backends": Backends(core)}
-    )
+    parts: dict[str, Learner] = {"totals": core.totals, "keys": core.guard, "dollars": core.ledger}
+    return StateFile(path, {**parts, "backends": Backends(core), "budget": core.budget})
 
 
 def _parts_of(raw: bytes) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ with its real SDK or our HTTP client, and the fake of its provider that it talks
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from tests.fakes.faults import Fault
 from tuna_nb.backends.base import Backend, Ref, State
 from tuna_nb.errors import BackendError, CredentialsError, TunaError
 
+DAY_S = 86400.0
 SECRET = "hf_never-to-be-seen"
 """The Hugging Face token of every test here."""
 
@@ -31,6 +33,9 @@ class CloudCase(Case):
 
     create, listing: how the fake names the call that creates, and the one that lists. names: of everything at the
     provider, others' resources included; sent: everything that the provider was sent so far, as text.
+    books: puts an amount at a time (Unix seconds) on the provider's account, for our resource or, for None, for
+    somebody else's; None where the provider has no account to be asked. account: how the fake names that call.
+    marked_up: so many times the booked amount is on the account, where other lines go with it.
     """
 
     cloud: FakeCloud = field(kw_only=True)
@@ -42,6 +47,9 @@ class CloudCase(Case):
     names: Callable[[], list[str]] = field(kw_only=True)
     sent: Callable[[], str] = field(kw_only=True)
     tells_usage: bool = False
+    books: Callable[[Ref | None, float, str], None] | None = None
+    account: str = ""
+    marked_up: float = 1.0
 
     @property
     def ref(self) -> Ref:
@@ -55,6 +63,52 @@ class CloudCase(Case):
 
 class CloudContract(BackendContract):
     """Give a fixture `case` with a `CloudCase`."""
+
+    async def test_an_account_tells_what_is_ours_alone_or_where_to_look(self, case: CloudCase) -> None:
+        endpoint = await case.deploy()
+        day = time.time() // DAY_S * DAY_S - 2 * DAY_S
+        if case.books is None:
+            error = await case.raises(BackendError, case.backend.charges(endpoint.ref, day, day + DAY_S))
+            assert error.hint == case.backend.invoice
+            return
+        for ref, at, usd in (
+            (endpoint.ref, day + 3600, "1.25"),
+            (endpoint.ref, day + 7300, "0.5"),
+            (None, day + 3600, "99.9"),
+            (endpoint.ref, day - 3 * DAY_S, "7"),
+        ):
+            case.books(ref, at, usd)
+        for ask in (case.backend, case.fresh()):
+            charges = await ask.charges(endpoint.ref, day, day + DAY_S)
+            assert math.fsum(c.usd for c in charges) == pytest.approx(1.75 * case.marked_up)
+            for charge in charges:
+                assert charge.started_at < min(charge.ended_at, day + DAY_S)
+                assert charge.ended_at > day
+                assert charge.what
+            assert await ask.charges(endpoint.ref, day - 30 * DAY_S, day - 20 * DAY_S) == []
+            await case.backend.destroy(endpoint.ref)
+
+    @pytest.mark.parametrize(
+        "fault",
+        [Fault(500), Fault(429, headers={"Retry-After": "0"}), Fault(drops=True), Fault(403)],
+        ids=["500", "429", "cut", "403"],
+    )
+    async def test_an_account_that_can_not_be_asked_is_never_a_free_one(
+        self, case: CloudCase, fault: Fault
+    ) -> None:
+        endpoint = await case.deploy()
+        now = time.time()
+        if case.books is None:
+            error = await case.raises(BackendError, case.backend.charges(endpoint.ref, now - DAY_S, now))
+            assert error.hint == case.backend.invoice
+            return
+        case.books(endpoint.ref, now - DAY_S, "1.25")
+        case.cloud.faults.order(fault, case.account, times=10**6)
+        asked = case.backend.charges(endpoint.ref, now - 2 * DAY_S, now)
+        error = await case.raises(CredentialsError if fault.status == 403 else BackendError, asked)
+        assert error.hint
+        case.cloud.faults.clear()
+        assert len(await case.backend.charges(endpoint.ref, now - 2 * DAY_S, now)) == 1
 
     async def test_a_refused_key_is_said_with_the_step_that_mends_it(self, case: CloudCase) -> None:
         await case.deploy()
@@ -173,8 +227,7 @@ class CloudContract(BackendContract):
 
     async def test_a_cold_service_costs_nothing_and_shows_it(self, case: CloudCase) -> None:
         endpoint = await case.deploy()
-        await case.until_state(endpoint.ref, State.IDLE)
-        assert not (await case.backend.status(endpoint.ref)).billing
+        assert not (await case.until_state(endpoint.ref, State.IDLE)).billing
 
     async def test_checks_pass_and_create_nothing_where_all_is_well(self, case: CloudCase) -> None:
         before = case.names()

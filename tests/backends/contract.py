@@ -25,19 +25,22 @@ from tuna_nb.backends.base import (
     ServiceRequest,
     SpotScaling,
     State,
+    Status,
 )
+from tuna_nb.catalog.gpus import find
 from tuna_nb.errors import BackendError, RequestError, TunaError
 
 
 @dataclass
 class Case:
     """backend: under test. request: one that it can meet. within: seconds in which its states must change.
-    tells_usage: whether the provider tells billed intervals."""
+    tells_usage: whether the provider tells billed intervals. tells_charges: whether it has an account to be asked."""
 
     backend: Backend
     request: ServiceRequest
     within: float = 30
     tells_usage: bool = True
+    tells_charges: bool = True
 
     async def deploy(self) -> Endpoint:
         return await self.backend.deploy(await self.backend.plan(self.request), lambda *_: None)
@@ -48,11 +51,16 @@ class Case:
             assert time.monotonic() < deadline, f"not within {self.within} s: {what}"
             await asyncio.sleep(0.05)
 
-    async def until_state(self, ref: Ref, *states: State) -> None:
+    async def until_state(self, ref: Ref, *states: State) -> Status:
+        """Its status when it was in one of them, which a quick fake may have left again."""
+        seen: list[Status] = []
+
         async def reached() -> bool:
-            return (await self.backend.status(ref)).state in states
+            seen.append(await self.backend.status(ref))
+            return seen[-1].state in states
 
         await self.until(reached, f"{ref.name} is one of {states}")
+        return seen[-1]
 
     @property
     def unknown(self) -> Ref:
@@ -99,9 +107,11 @@ class BackendContract:
         offers = await case.backend.prices()
         assert offers
         for offer in offers:
-            assert offer.provider == case.backend.name
+            assert offer.provider in (case.backend.clouds or (case.backend.name,))
             assert offer.kind in case.backend.kinds
+            assert offer.price_per_hour_usd is not None
             assert offer.price_per_hour_usd > 0
+            assert find(offer.gpu).name == offer.gpu
             assert offer.observed_at > 0
             assert offer.source
 
@@ -150,8 +160,7 @@ class BackendContract:
         asked = time.time()
         endpoint = await case.deploy()
         await case.backend.wake(endpoint.ref)
-        await case.until_state(endpoint.ref, State.READY)
-        status = await case.backend.status(endpoint.ref)
+        status = await case.until_state(endpoint.ref, State.READY)
         assert status.billing
         if not case.tells_usage:
             with pytest.raises(BackendError):
@@ -162,11 +171,31 @@ class BackendContract:
         assert interval.replica_id in [r.id for r in status.replicas]
         assert asked - 1 <= interval.started_at <= time.time()
         assert interval.ended_at is None
+        assert interval.ready_at is None or interval.started_at <= interval.ready_at <= time.time()
         assert interval.price_per_hour_usd == plan.price_per_hour_usd
         await case.backend.destroy(endpoint.ref)
         [interval] = await case.backend.usage(endpoint.ref)
         assert interval.ended_at is not None
         assert interval.ended_at >= interval.started_at
+
+    async def test_an_account_tells_what_is_ours_alone_or_where_to_look(self, case: Case) -> None:
+        endpoint = await case.deploy()
+        await case.backend.wake(endpoint.ref)
+        await case.until_state(endpoint.ref, State.READY)
+        span = time.time() - 3600, time.time() + 3600
+        if not case.tells_charges:
+            with pytest.raises(BackendError) as raised:
+                await case.backend.charges(endpoint.ref, *span)
+            assert raised.value.hint
+            return
+        await case.backend.destroy(endpoint.ref)
+        [interval] = await case.backend.usage(endpoint.ref)
+        [charge] = await case.backend.charges(endpoint.ref, *span)
+        assert (charge.started_at, charge.ended_at) == (interval.started_at, interval.ended_at)
+        assert charge.usd > 0
+        assert charge.what
+        assert await case.backend.charges(endpoint.ref, 0, 3600) == []
+        assert await case.backend.charges(case.unknown, *span) == []
 
     async def test_it_scales_in_place(self, case: Case) -> None:
         endpoint = await case.deploy()
@@ -176,8 +205,7 @@ class BackendContract:
             else SpotScaling(min_replicas=1, max_replicas=1)
         )
         await case.backend.scale(endpoint.ref, more)
-        await case.until_state(endpoint.ref, State.READY)
-        assert (await case.backend.status(endpoint.ref)).endpoint_url == endpoint.url
+        assert (await case.until_state(endpoint.ref, State.READY)).endpoint_url == endpoint.url
 
     async def test_logs_are_in_order_of_time_and_start_where_asked(self, case: Case) -> None:
         endpoint = await case.deploy()

@@ -146,8 +146,7 @@ async def test_a_replica_that_finds_no_gpu_waits_and_costs_nothing(case: CloudCa
     cloud.free_gpus = False
     endpoint = await case.deploy()
     await case.backend.scale(endpoint.ref, ServerlessScaling(workers_min=1))
-    await case.until_state(endpoint.ref, State.WAITING)
-    status = await case.backend.status(endpoint.ref)
+    status = await case.until_state(endpoint.ref, State.WAITING)
     assert "AssigningReplica" in status.detail
     assert not status.billing
     cloud.free_gpus = True
@@ -158,8 +157,7 @@ async def test_a_crash_looping_engine_has_failed_and_its_log_says_why(case: Clou
     case.request = replace(REQUEST, engine=Engine("m", args=("--disable-log-requests",)))
     endpoint = await case.deploy()
     await case.backend.scale(endpoint.ref, ServerlessScaling(workers_min=1))
-    await case.until_state(endpoint.ref, State.FAILED)
-    assert (await case.backend.status(endpoint.ref)).billing
+    assert (await case.until_state(endpoint.ref, State.FAILED)).billing
     lines = [line.text async for line in case.backend.logs(endpoint.ref)]
     assert any("--disable-log-requests" in line for line in lines)
 
@@ -356,12 +354,18 @@ async def test_a_price_has_gpu_vcpus_and_memory(case: CloudCase, cloud: FakeAzur
     plan = await case.backend.plan(REQUEST)
     assert plan.price_per_hour_usd == pytest.approx(live)
     [t4] = [offer for offer in await case.backend.prices() if offer.gpu == "T4"]
-    assert t4.price_per_hour_usd == pytest.approx(live)
+    assert t4.sum() == (pytest.approx(live), ())
+    assert t4.price_per_hour_usd == pytest.approx(0.30)
     assert t4.region == REGION
+    assert plan.quote is not None
+    assert not plan.quote.snapshot
     unreachable = backend(cloud, prices_url="http://127.0.0.1:9")
     plan = await unreachable.plan(REQUEST)
     assert plan.price_per_hour_usd == pytest.approx(0.26 + 8 * 0.0864 + 56 * 0.0108)
-    assert "not checked against Azure" in " ".join(plan.notes)
+    assert plan.quote is not None
+    assert plan.quote.snapshot
+    assert "not checked against Azure" in plan.quote.source
+    assert "can't be used" in plan.quote.source
 
 
 async def test_settings_that_azure_refuses_are_refused_in_the_plan(

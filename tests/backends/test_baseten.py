@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import pytest
 from tests.backends.cloud_contract import SECRET, CloudCase, CloudContract
 from tests.fakes.baseten import KEY, FakeBaseten
 from tests.fakes.faults import Fault
-from tuna_nb.backends.base import Engine, Kind, ServerlessScaling, ServiceRequest, State
+from tuna_nb.backends.base import Engine, Kind, Ref, ServerlessScaling, ServiceRequest, State
 from tuna_nb.backends.baseten import child, push
 from tuna_nb.backends.baseten.backend import BasetenBackend
 from tuna_nb.errors import BackendError, CapacityError, CredentialsError, RequestError, UnclearError
@@ -57,6 +58,11 @@ def cloud() -> Iterator[FakeBaseten]:
         yield running
 
 
+def book(cloud: FakeBaseten, ref: Ref | None, at: float, usd: str) -> None:
+    model, name = (str(ref.id), ref.name) if ref else ("theirs00", "tuna-salad")
+    cloud.account.append((model, name, at, usd))
+
+
 @pytest.fixture
 def case(cloud: FakeBaseten, monkeypatch: pytest.MonkeyPatch) -> CloudCase:
     monkeypatch.setenv("BASETEN_API_KEY", KEY)
@@ -71,6 +77,8 @@ def case(cloud: FakeBaseten, monkeypatch: pytest.MonkeyPatch) -> CloudCase:
         listing="GET /v1/models",
         names=lambda: cloud.names,
         sent=lambda: json.dumps(cloud.bodies),
+        books=lambda ref, at, usd: book(cloud, ref, at, usd),
+        account="GET /v1/billing/usage_summary",
     )
 
 
@@ -84,6 +92,29 @@ class TestBaseten(CloudContract):
         self, case: CloudCase, number: int
     ) -> None:
         await super().test_what_a_crash_after_any_call_left_is_found_by_its_name_and_removed(case, number)
+
+
+async def test_a_quarter_of_a_year_of_its_account_is_asked_by_the_month_and_no_day_counts_twice(
+    case: CloudCase, cloud: FakeBaseten
+) -> None:
+    first = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+    ours = replace(case.ref, id="m1")
+    for day in range(95):
+        book(cloud, ours, first + day * 86_400 + 3600, "0.1")
+    for ref in (ours, case.ref):
+        charges = await case.backend.charges(ref, first - 40 * 86_400, first + 95 * 86_400)
+        assert len(charges) == 95
+        assert sum(c.usd for c in charges) == pytest.approx(9.5)
+    assert charges[0].what == "L4x4x16 of deployment d-m1, 10 min"
+    assert len(cloud.faults.calls) == 2 * 4
+
+
+async def test_days_that_do_not_add_up_are_a_fault(case: CloudCase, cloud: FakeBaseten) -> None:
+    noon = datetime(2026, 5, 1, 12, tzinfo=UTC).timestamp()
+    book(cloud, replace(case.ref, id="m1"), noon, "1.0")
+    cloud.forgets_days = True
+    with pytest.raises(BackendError, match="do not add up"):
+        await case.backend.charges(case.ref, noon, noon + 60)
 
 
 def command(request: ServiceRequest, folder: Path) -> tuple[list[str], str | None]:
@@ -277,7 +308,7 @@ async def test_the_scaling_is_set_in_basetens_words(case: CloudCase, cloud: Fake
 async def test_a_build_is_told_as_it_goes_and_a_failed_one_in_the_builders_words_leaves_nothing(
     case: CloudCase, cloud: FakeBaseten
 ) -> None:
-    cloud.broken, cloud.build_s = "manifest unknown", 1.5
+    cloud.broken, cloud.build_looks = "manifest unknown", 10
     plan, said = await case.backend.plan(REQUEST), []
     error = await case.raises(BackendError, case.backend.deploy(plan, lambda text, _: said.append(text)))
     assert "BUILD_FAILED" in error.message
@@ -292,8 +323,7 @@ async def test_an_engine_that_crashes_is_unhealthy_and_bills(case: CloudCase, cl
     cloud.free_gpus = False
     endpoint = await case.deploy()
     cloud.free_gpus = True
-    await case.until_state(endpoint.ref, State.FAILED)
-    status = await case.backend.status(endpoint.ref)
+    status = await case.until_state(endpoint.ref, State.FAILED)
     assert (status.detail, status.billing) == ("UNHEALTHY", True)
 
 
@@ -391,9 +421,12 @@ def test_the_inference_host_can_be_another_by_a_template(monkeypatch: pytest.Mon
 
 async def test_prices_that_can_not_be_asked_are_the_published_ones(case: CloudCase, cloud: FakeBaseten) -> None:
     cloud.faults.order(Fault(500), "POST /graphql/", times=10**6)
-    [l4] = [offer for offer in await case.backend.prices() if offer.gpu == "L4"]
-    assert l4.price_per_hour_usd == pytest.approx(0.01414 * 60)
-    assert "instance type reference" in l4.source
+    plan = await case.backend.plan(replace(REQUEST, gpu="L4"))
+    assert plan.price_per_hour_usd == pytest.approx(0.01414 * 60)
+    assert plan.quote is not None
+    assert plan.quote.snapshot
+    assert "instance type reference" in plan.quote.source
+    await case.raises(BackendError, case.backend.prices())
 
 
 def test_asking_whether_it_is_configured_does_not_load_truss() -> None:

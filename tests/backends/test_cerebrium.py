@@ -223,9 +223,9 @@ async def test_a_build_bills_from_its_upload_on(case: CloudCase, cloud: FakeCere
 async def test_an_address_that_is_not_known_yet_is_waited_for_without_waking_anything(
     case: CloudCase, cloud: FakeCerebrium
 ) -> None:
-    cloud.route_s = 0.3
+    cloud.hidden = 3
     endpoint = await case.deploy()
-    assert cloud.early > 0
+    assert cloud.early == 3
     async with httpx.AsyncClient() as http:
         assert (await http.get(f"{endpoint.url}/health")).status_code == 401
     assert (await case.backend.status(endpoint.ref)).state is State.IDLE
@@ -249,11 +249,9 @@ async def test_a_container_that_goes_is_stopping_and_bills_until_it_is_gone(
     await case.backend.wake(endpoint.ref)
     await case.until_state(endpoint.ref, State.READY)
     await case.backend.scale(endpoint.ref, ServerlessScaling(scaledown_window=1))
-    await case.until_state(endpoint.ref, State.STOPPING)
-    assert (await case.backend.status(endpoint.ref)).billing
+    assert (await case.until_state(endpoint.ref, State.STOPPING)).billing
     cloud.leaving_s = 0
-    await case.until_state(endpoint.ref, State.IDLE)
-    status = await case.backend.status(endpoint.ref)
+    status = await case.until_state(endpoint.ref, State.IDLE)
     assert (status.billing, status.replicas) == (False, ())
 
 
@@ -261,8 +259,7 @@ async def test_a_container_without_a_gpu_waits_and_costs_nothing(case: CloudCase
     cloud.free_gpus = False
     endpoint = await case.deploy()
     await case.backend.scale(endpoint.ref, ServerlessScaling(workers_min=1))
-    await case.until_state(endpoint.ref, State.WAITING)
-    assert not (await case.backend.status(endpoint.ref)).billing
+    assert not (await case.until_state(endpoint.ref, State.WAITING)).billing
     cloud.free_gpus = True
     await case.until_state(endpoint.ref, State.READY)
 
@@ -271,8 +268,7 @@ async def test_a_crash_looping_container_has_failed_and_still_bills(case: CloudC
     case.request = replace(REQUEST, engine=Engine("Qwen/Qwen3-0.6B", args=("--disable-log-requests",)))
     endpoint = await case.deploy()
     await case.backend.scale(endpoint.ref, ServerlessScaling(workers_min=1))
-    await case.until_state(endpoint.ref, State.FAILED)
-    status = await case.backend.status(endpoint.ref)
+    status = await case.until_state(endpoint.ref, State.FAILED)
     assert status.billing
     assert "billing" in status.detail
 

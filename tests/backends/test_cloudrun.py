@@ -19,6 +19,8 @@ from google.oauth2 import service_account
 from tests.backends.cloud_contract import CloudCase, CloudContract
 from tests.fakes.cloudrun import PROJECT, FakeCloudRun, id_token
 from tests.fakes.faults import Fault
+from tests.fakes.google_billing import KEY as BILLING_KEY
+from tests.fakes.google_billing import FakeGoogleBilling
 from tuna_nb.backends.base import Engine, Kind, LogLine, ServerlessScaling, ServiceRequest, State
 from tuna_nb.backends.cloudrun import service as services
 from tuna_nb.backends.cloudrun.backend import CloudRunBackend
@@ -129,7 +131,38 @@ def test_a_gated_models_token_is_a_reference_to_a_secret() -> None:
 async def test_the_price_has_a_line_for_cores_and_memory(case: CloudCase) -> None:
     plan = await case.backend.plan(REQUEST)
     assert plan.price_per_hour_usd == pytest.approx(0.672 + 8 * 0.0648 + 32 * 0.0072)
-    assert (await case.backend.plan(replace(REQUEST, gpu="RTXPRO6000"))).worst_case_usd_per_hour is None
+    pro = await case.backend.plan(replace(REQUEST, gpu="RTXPRO6000", options={"gcp_region": "us-central1"}))
+    assert pro.price_per_hour_usd == pytest.approx(1.314792 + 20 * 0.0648 + 80 * 0.0072)
+    invited = await case.backend.plan(replace(REQUEST, gpu="RTXPRO6000", options={"gcp_region": "asia-south2"}))
+    assert invited.worst_case_usd_per_hour is None, "of a region whose price nobody tells"
+
+
+async def test_with_a_key_the_price_is_googles_own_and_without_an_answer_the_shipped_one(
+    case: CloudCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = (await case.backend.plan(REQUEST)).quote
+    assert shipped is not None
+    assert shipped.snapshot
+    with FakeGoogleBilling() as billing:
+        monkeypatch.setenv("GOOGLE_API_KEY", BILLING_KEY)
+        monkeypatch.setenv("TUNA_GOOGLE_BILLING_URL", billing.url)
+        for sku in billing.skus:
+            if sku["description"].startswith("NVIDIA L4") or "L4" in sku["description"]:
+                [rate] = sku["pricingInfo"][-1]["pricingExpression"]["tieredRates"][-1:]
+                rate["unitPrice"] = {"currencyCode": "USD", "units": "0", "nanos": 200_000}
+        plan = await case.backend.plan(replace(REQUEST, options={"gcp_region": "us-central1"}))
+        elsewhere = await case.backend.plan(REQUEST)
+    assert elsewhere.price_per_hour_usd == pytest.approx(0.672 + 8 * 0.0648 + 32 * 0.0072), "of a region it lacks"
+    assert plan.quote is not None
+    assert (plan.quote.source, plan.quote.snapshot) == ("Cloud Billing catalogue", False)
+    assert plan.price_per_hour_usd == pytest.approx(0.0002 * 3600 + 8 * 0.0648 + 32 * 0.0072)
+    again = CloudRunBackend("http://127.0.0.1:9")
+    plan = await again.plan(REQUEST)
+    assert plan.price_per_hour_usd == pytest.approx(0.672 + 8 * 0.0648 + 32 * 0.0072)
+    assert plan.quote is not None
+    assert plan.quote.snapshot
+    assert "no connection" in plan.quote.source
+    assert BILLING_KEY not in plan.quote.source
 
 
 async def test_settings_that_cloud_run_refuses_are_refused_in_the_plan(case: CloudCase) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 from tests.backends.cloud_contract import SECRET, CloudCase, CloudContract
 from tests.fakes.faults import Fault
 from tests.fakes.modal import TOKEN, FakeModal
-from tuna_nb.backends.base import Engine, Kind, ServerlessScaling, ServiceRequest, State
+from tuna_nb.backends.base import Engine, Kind, Ref, ServerlessScaling, ServiceRequest, State
 from tuna_nb.backends.modal import function, prices
 from tuna_nb.backends.modal.backend import ModalBackend
 from tuna_nb.errors import BackendError, CapacityError, CredentialsError, RequestError, UnclearError
@@ -75,6 +76,11 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeModal]:
         yield running
 
 
+def book(cloud: FakeModal, ref: Ref | None, at: float, usd: str) -> None:
+    object_id, name = (str(ref.id), ref.name) if ref else ("ap-foreign", "tuna-salad")
+    cloud.account.append((object_id, name, at, usd))
+
+
 @pytest.fixture
 def case(cloud: FakeModal) -> CloudCase:
     return CloudCase(
@@ -88,11 +94,31 @@ def case(cloud: FakeModal) -> CloudCase:
         listing="AppList",
         names=lambda: cloud.names,
         sent=lambda: cloud.sent,
+        books=lambda ref, at, usd: book(cloud, ref, at, usd),
+        account="WorkspaceBillingReport",
     )
 
 
 class TestModal(CloudContract):
     """Modal keeps the contract."""
+
+
+async def test_its_account_is_by_the_hour_and_by_name_where_no_id_is_known(
+    case: CloudCase, cloud: FakeModal
+) -> None:
+    book(cloud, replace(case.ref, id="ap-1"), 7250.0, "0.1000000000000000055")
+    book(cloud, None, 7250.0, "3")
+    [charge] = await case.backend.charges(case.ref, 7300, 7400)
+    assert (charge.started_at, charge.ended_at, charge.usd) == (7200, 10_800, 0.1)
+    assert charge.what == "gpu_l4 0.1"
+
+
+async def test_an_amount_that_is_none_is_a_fault_and_not_zero(case: CloudCase, cloud: FakeModal) -> None:
+    for amount in ("", "NaN", "about 3"):
+        cloud.account.clear()
+        book(cloud, replace(case.ref, id="ap-1"), 7250.0, amount)
+        with pytest.raises(BackendError):
+            await case.backend.charges(case.ref, 7200, 10_800)
 
 
 def definition(cloud: FakeModal) -> Any:
@@ -196,8 +222,7 @@ async def test_an_engine_that_crashes_again_and_again_has_failed(case: CloudCase
     case.request = replace(REQUEST, engine=Engine("Qwen/Qwen3-0.6B", args=("--disable-log-requests",)))
     endpoint = await case.deploy()
     await case.backend.scale(endpoint.ref, ServerlessScaling(workers_min=1))
-    await case.until_state(endpoint.ref, State.FAILED)
-    status = await case.backend.status(endpoint.ref)
+    status = await case.until_state(endpoint.ref, State.FAILED)
     assert status.billing
     assert "ended with an error" in status.detail
     lines = [line.text async for line in case.backend.logs(endpoint.ref)]
@@ -208,8 +233,7 @@ async def test_an_app_that_waits_for_a_gpu_costs_nothing(case: CloudCase, cloud:
     cloud.free_gpus = False
     endpoint = await case.deploy()
     await case.backend.wake(endpoint.ref)
-    await case.until_state(endpoint.ref, State.WAITING)
-    status = await case.backend.status(endpoint.ref)
+    status = await case.until_state(endpoint.ref, State.WAITING)
     assert not status.billing
     assert status.replicas == ()
     cloud.free_gpus = True
@@ -419,7 +443,9 @@ async def test_without_an_account_it_is_not_configured_and_says_how_to_be(
     [failed] = [row for row in await backend.check(REQUEST) if not row.passed]
     assert "modal token new" in (failed.fix or "")
     plan = await backend.plan(REQUEST)
-    assert "2026-05-08" in plan.notes[0]
+    assert plan.quote is not None
+    assert plan.quote.snapshot
+    assert datetime.fromtimestamp(plan.quote.observed_at, UTC).date().isoformat() == "2026-05-08"
     profile = tmp_path / "modal.toml"
     profile.write_text('[default]\ntoken_id = "ak-1"\ntoken_secret = "as-1"\n')
     monkeypatch.setenv("MODAL_CONFIG_PATH", str(profile))
@@ -457,14 +483,15 @@ def test_a_rate_is_taken_only_where_it_can_be_told_whose_it_is() -> None:
     rates, live = prices.live(told)
     assert live == {"L4", "L40S", "A100_80GB", prices.CORE}
     assert (rates["L4"], rates["L40S"], rates["A100_80GB"]) == (0.81, 2.0, 3.0)
-    assert rates["H100"] == prices.SNAPSHOT["H100"]
-    assert rates["T4"] == prices.SNAPSHOT["T4"]
+    assert rates["H100"] == prices.shipped()["H100"]
+    assert rates["T4"] == prices.shipped()["T4"]
 
 
 async def test_offers_say_which_price_is_live(case: CloudCase) -> None:
     offers = {offer.gpu: offer for offer in await case.backend.prices()}
     assert (offers["L4"].price_per_hour_usd, offers["L4"].source) == (0.81, "Modal's rates")
-    assert offers["T4"].observed_at == prices.SNAPSHOT_AT
+    assert offers["T4"].snapshot
+    assert not offers["L4"].snapshot
     assert offers["H100"].price_per_hour_usd == 4.10
 
 

@@ -10,15 +10,18 @@ from pathlib import Path
 import psutil
 
 from tuna_nb.backends.local.backend import LocalBackend
+from tuna_nb.deployments.companion import KEEPER
 
 
 def processes_of(folder: Path) -> list[str]:
-    """Command lines of every process that names the folder, or runs in it: routers, the cloud, engines."""
+    """Command lines of every process that names the folder, or runs in it: routers, keepers, the cloud, engines."""
     found = []
     for process in psutil.process_iter():
         try:
             line = process.cmdline()
             about = any(str(folder) in word for word in line) or str(folder) in process.cwd()
+            # A deployment's keeper is told its folder by its environment.
+            about = about or (KEEPER in line and process.environ().get("TUNA_DATA_DIR") == str(folder))
             if about and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(" ".join(line))
         except (psutil.NoSuchProcess, psutil.AccessDenied):

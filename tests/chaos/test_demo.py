@@ -59,10 +59,11 @@ def test_an_interrupt_at_any_moment_leaves_nothing_running(number: signal.Signal
         demo.send_signal(number)
         demo.send_signal(number)  # an impatient person presses twice
         said, _ = demo.communicate(timeout=90)
-        # Before Python runs our own first line, a signal has its default effect; nothing exists then. And where it
-        # strikes inside an exec() of text (a dataclass in the making), Python ends by SIGINT though we caught it;
-        # a shell shows 130 for that too.
-        assert demo.returncode in (130, -number, -signal.SIGINT), (seconds, said)
+        # Before Python runs our own first line, a signal has its default effect, or Python gives up its own start in
+        # one of several ways; nothing of ours ran or exists then. And where it strikes inside an exec() of text (a
+        # dataclass in the making), Python ends by SIGINT though we caught it; a shell shows 130 for that too.
+        before_us = f"{os.sep}tuna_nb{os.sep}" not in said and not folder.exists()
+        assert demo.returncode in (130, -number, -signal.SIGINT) or before_us, (seconds, said)
         assert_nothing_left(folder, within_s=10)
 
     # These waits are the test: the moments at which the signal strikes.

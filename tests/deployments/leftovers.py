@@ -14,6 +14,7 @@ from tuna_nb.backends.local.client import LocalCloud
 from tuna_nb.backends.local.journal import Journal
 from tuna_nb.backends.local.processes import marked_processes
 from tuna_nb.commands.destroy import _all
+from tuna_nb.deployments.companion import KEEPER
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import TunaError
 from tuna_nb.jobs import Report
@@ -28,7 +29,10 @@ def processes_of(folder: Path) -> list[psutil.Process]:
     found = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            about = any(str(folder) in word for word in process.cmdline()) or str(folder) in process.cwd()
+            line = process.cmdline()
+            about = any(str(folder) in word for word in line) or str(folder) in process.cwd()
+            # A deployment's keeper is told its folder by its environment.
+            about = about or (KEEPER in line and process.environ().get("TUNA_DATA_DIR") == str(folder))
             if about and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
                 found[process.pid] = process
     if cloud := _cloud_id(folder):
@@ -70,7 +74,8 @@ async def clear(folder: Path) -> None:
     workspace = Workspace(settings_of(folder))
     workspace._backends["local"] = _backend(folder)
     try:
-        await asyncio.wait_for(_all(workspace, Report(lambda **_: None)), 60)
+        async with asyncio.timeout(60):
+            await _all(workspace, Report(lambda **_: None))
         await LocalCloud(folder / "local-cloud").shutdown(force=True)
     except (TunaError, TimeoutError):
         pass

@@ -19,7 +19,7 @@ from tuna_nb.deployments.connection import connection
 from tuna_nb.deployments.plan import DeploymentPlan, new_id, plan
 from tuna_nb.deployments.request import DeployRequest
 from tuna_nb.deployments.workspace import Workspace
-from tuna_nb.store import DeploymentRecord, ResourceRecord
+from tuna_nb.records import DeploymentRecord, ResourceRecord
 
 Make = Callable[..., DeployRequest]
 

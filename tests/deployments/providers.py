@@ -12,15 +12,16 @@ from tuna_nb.backends.base import (
     Check,
     Endpoint,
     Kind,
-    Offer,
     Plan,
     PlannedResource,
+    PriceAccess,
     Progress,
     Ref,
     ServiceRequest,
     Status,
 )
 from tuna_nb.backends.local.backend import LocalBackend
+from tuna_nb.catalog.offers import Offer, OfferKind
 from tuna_nb.errors import BackendError, CapacityError, RequestError
 
 
@@ -64,6 +65,7 @@ class Priced(LocalBackend):
     """
 
     options: ClassVar[dict[str, str]] = {"flavour": "an option of its own"}
+    price_access: ClassVar[PriceAccess] = PriceAccess.ACCOUNT
     pretends: ClassVar[bool] = False
 
     def __init__(
@@ -97,7 +99,7 @@ class Priced(LocalBackend):
     async def prices(self) -> list[Offer]:
         if self._usd is None:
             raise BackendError(f"{self.name} could not be asked")
-        return [Offer(self.name, Kind.SERVERLESS, self._gpu, self._usd, None, 0.0, "the test")]
+        return [Offer(self.name, OfferKind.SERVERLESS, self._gpu, self._usd, None, 0.0, "the test")]
 
     async def plan(self, request: ServiceRequest) -> Plan:
         if request.gpu != self._gpu:
@@ -135,6 +137,9 @@ class Addressed(LocalBackend):
     """
 
     name: ClassVar[str] = "addressed"
+    tells_usage: ClassVar[bool] = False
+    price_usd: float | None = None
+    """Of a replica from now on; None for the local cloud's own."""
     unheard = False
     asked = 0
     takes: Callable[[], None] | None = None
@@ -142,6 +147,10 @@ class Addressed(LocalBackend):
     async def deploy(self, plan: Plan, progress: Progress) -> Endpoint:
         made = await super().deploy(plan, progress)
         return replace(made, balances=True, traffic_url=f"{made.url}/health")
+
+    async def plan(self, request: ServiceRequest) -> Plan:
+        made = await super().plan(request)
+        return made if self.price_usd is None else replace(made, price_per_hour_usd=self.price_usd)
 
     async def status(self, ref: Ref) -> Status:
         self.asked += 1

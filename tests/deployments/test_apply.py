@@ -238,7 +238,7 @@ async def test_the_routers_configuration_is_for_its_owner_alone(workspace: Works
     for name in ("api_key", "admin_key"):
         key = workspace.secrets.get(record.id, name)
         assert key
-        assert all(key.encode() not in p.read_bytes() for p in Path(folder).iterdir())
+        assert all(key.encode() not in p.read_bytes() for p in Path(folder).rglob("*") if p.is_file())
     await destroy(workspace, "a")
     assert not folder.exists()
     assert workspace.secrets.get(record.id, "api_key") is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -24,6 +25,7 @@ from tests.deployments.lives import (
 from tests.deployments.providers import Stubborn, Unheard
 from tests.frontends.terminals import Done, Terminal, deploy_words
 from tuna_nb.backends import registry
+from tuna_nb.costs.traffic import between
 from tuna_nb.deployments import reconcile
 from tuna_nb.deployments.destroy import destroy as take_down
 from tuna_nb.deployments.status import status
@@ -114,14 +116,14 @@ async def test_the_last_counters_and_the_last_bill_are_kept(workspace: Workspace
     record = await deploy(workspace, request_of("a"))
     await ask(workspace, "a")
     await destroy(workspace, "a")
-    traffic = workspace.store.deployment("a").traffic
+    traffic = between(workspace.store.books, [record.id], 0, time.time() + 60)
     assert traffic is not None
-    assert sum(b["finished"] for b in traffic["backends"]) == 2
+    assert traffic.total.total.requests == 2
     for resource in workspace.store.resources(record.id):
         if resource.role != "router":
-            usage = workspace.store.usage(resource.id)
-            assert usage
-            assert all(u.ended_at is not None and u.ended_at > u.started_at for u in usage)
+            lives = workspace.store.books.intervals(resource.id)
+            assert lives
+            assert all(i.ended_at is not None and i.ended_at > i.started_at for i in lives)
 
 
 # -- what nobody owns -------------------------------------------------------------------------------------
@@ -210,8 +212,8 @@ def test_destroy_all_takes_every_deployment_and_names_them(home: Terminal, tuna:
 
 def test_refs_carry_the_deployments_id() -> None:
     from tuna_nb.backends.base import Kind, Ref
-    from tuna_nb.deployments.destroy import resource_ref
-    from tuna_nb.store import ResourceRecord
+    from tuna_nb.deployments.watch import resource_ref
+    from tuna_nb.records import ResourceRecord
 
     record = ResourceRecord(1, "d", "spot", "local", "n", None, "creating", None, None, 0.2, 0.0, None)
     assert resource_ref(record) == Ref("local", Kind.SPOT, "n", None, "d")

@@ -14,6 +14,7 @@ import pytest
 from tests.deployments.conftest import Told
 from tests.deployments.lives import ask, deploy, destroy, local, parts, router_process, until
 from tests.fakes.accounts import ACCOUNTS, NOWHERE, Account
+from tuna_nb.deployments import companion
 from tuna_nb.deployments.connection import connection
 from tuna_nb.deployments.reconcile import orphans
 from tuna_nb.deployments.request import DeployRequest
@@ -132,7 +133,7 @@ async def test_tokens_that_expire_are_renewed_by_the_process_beside_the_router(
         await deploy(
             workspace, request_of("h", serverless_provider="cloudrun", spots_cloud="local"), until_spot=False
         )
-        log = workspace.settings.data_dir / "routers" / workspace.store.deployment("h").id / "keeper.log"
+        log = companion.log_of(workspace.settings, workspace.store.deployment("h").id)
         await until(lambda: log.exists() and "serverless: renewed" in log.read_text())
         assert await ask(workspace, "h")
         assert "Bearer" not in log.read_text()

@@ -85,6 +85,25 @@ async def test_the_endpoint_serves_here_until_its_own_place_is_up_and_both_go_on
     assert await workspace.router_host("process").url(record.id) is None
 
 
+async def test_a_place_that_serves_is_not_given_up_because_it_is_not_reached_just_now(
+    workspace: Workspace, request_of: Make, elsewhere: Elsewhere
+) -> None:
+    elsewhere.up.set()
+    record = await deploy(workspace, request_of("r", router_host="vm"))
+    elsewhere.trouble = "ssh does not get there"
+    with pytest.raises(RouterError, match="ssh does not get there"):
+        await deploy(workspace, request_of("r", router_host="vm"))
+    after = workspace.store.deployment("r")
+    assert (after.state, after.endpoint_url) == ("running", record.endpoint_url)
+    assert record.endpoint_url is not None
+    assert await answers(record.endpoint_url, workspace, "r")
+    elsewhere.trouble = None
+    assert (await deploy(workspace, request_of("r", router_host="vm"))).endpoint_url == record.endpoint_url
+    await destroy(workspace, "r")
+    for host in ("vm", "process"):
+        assert await workspace.router_host(host).url(record.id) is None
+
+
 async def test_a_place_that_can_not_be_had_leaves_the_router_here(
     workspace: Workspace, request_of: Make, elsewhere: Elsewhere, told: Told
 ) -> None:
@@ -111,6 +130,10 @@ async def test_cancelled_before_its_place_is_up_nothing_is_left(
     assert await workspace.router_host("process").url(record.id) is None
 
 
-def test_near_names_the_spot_side_s_place() -> None:
-    made = DeployRequest("r", "Qwen/Qwen3-0.6B", "L4", options={"cloud": "aws"}, region="us-east-1,us-east-2")
-    assert near(made) == "aws/us-east-1"
+@pytest.mark.parametrize(
+    ("region", "place"),
+    [("us-east-1,us-east-2", "aws/us-east-1"), ("us-east-2/us-east-2a,us-west-2", "aws/us-east-2"), (None, "aws")],
+)
+def test_near_names_the_spot_side_s_place(region: str | None, place: str) -> None:
+    made = DeployRequest("r", "Qwen/Qwen3-0.6B", "L4", options={"cloud": "aws"}, region=region)
+    assert near(made) == place

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
@@ -12,10 +13,11 @@ import pytest
 from tests.deployments.lives import ask, deploy, destroy, kill_router, parts, until
 from tests.deployments.providers import Addressed, Expiring
 from tuna_nb.backends.base import Auth
+from tuna_nb.deployments import companion
 from tuna_nb.deployments.keeper import RETRY_S, Keeper, renew_at
 from tuna_nb.deployments.request import DeployRequest
-from tuna_nb.deployments.router_hosts import companion
 from tuna_nb.deployments.workspace import Workspace
+from tuna_nb.settings import Settings
 
 Make = Callable[..., DeployRequest]
 
@@ -121,14 +123,47 @@ async def test_a_process_of_its_own_does_it_and_ends_with_the_router(
     assert not process.is_running()
 
 
-async def test_headers_that_never_expire_need_no_process(
-    workspace: Workspace, request_of: Make, wall: Wall
+async def test_it_keeps_the_bill_of_every_deployment_while_nobody_looks(
+    workspace: Workspace, request_of: Make
 ) -> None:
     record = await deploy(workspace, request_of("r"), until_spot=False)
-    assert renewing(workspace, "r") is None
-    renewal = Keeper(workspace, record.id, wall)
-    assert not await renewal.look()
+    assert renewing(workspace, "r") is not None
+    await ask(workspace, "r")
+    books = workspace.store.books
+    sides = {r.role: r.id for r in workspace.store.resources(record.id) if r.role != "router"}
+
+    def written() -> bool:
+        return all(books.intervals(number) for number in sides.values())
+
+    await until(lambda: written() or None)
     await destroy(workspace, "r")
+
+
+async def test_a_price_that_changes_is_paid_from_then_on(
+    workspace: Workspace, request_of: Make, wall: Wall
+) -> None:
+    """As a spot market's does: a provider that keeps no history is asked for its price every hour."""
+    addressed = workspace._backends["addressed"] = Addressed(workspace.settings.data_dir / "local-cloud")
+    record = await deploy(workspace, request_of("r", spots_cloud="addressed"))
+    spot = parts(workspace, "r")["spot"]
+    keeper = Keeper(workspace, record.id, wall)
+    assert await keeper.look()
+    addressed.price_usd = 9.5
+    wall.now += 3700
+    assert await keeper.look()
+    wall.now += 60
+    assert await keeper.look()
+    (running,) = workspace.store.books.open_intervals([spot.id])
+    assert [price for _, price in running.prices] == [0.22, 9.5]
+    assert running.prices[1][0] > 1_800_003_700
+    addressed.price_usd = None
+    await destroy(workspace, "r")
+
+
+async def test_it_ends_where_its_records_were_thrown_away(tmp_path: Path) -> None:
+    elsewhere = Workspace(Settings.load({"TUNA_DATA_DIR": str(tmp_path / "gone")}))
+    assert not await Keeper(elsewhere, "none").look()
+    assert not (tmp_path / "gone").exists()
 
 
 def test_when_to_renew() -> None:
@@ -145,12 +180,12 @@ def spots(workspace: Workspace, name: str) -> list[str]:
 
 
 async def test_the_router_is_told_where_the_replicas_are_and_an_error_is_not_read_as_none(
-    workspace: Workspace, request_of: Make
+    workspace: Workspace, request_of: Make, wall: Wall
 ) -> None:
     addressed = workspace._backends["addressed"] = Addressed(workspace.settings.data_dir / "local-cloud")
     record = await deploy(workspace, request_of("r", spots_cloud="addressed"))
     assert renewing(workspace, "r") is not None, "a process of its own, for when the notebook is closed"
-    keeper = Keeper(workspace, record.id)
+    keeper = Keeper(workspace, record.id, wall)
     assert await keeper.look()
     known = spots(workspace, "r")
     assert len(known) == 2

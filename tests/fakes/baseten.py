@@ -13,6 +13,7 @@ import shlex
 import tarfile
 import time
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -87,12 +88,13 @@ class Error(Exception):
 
 
 class FakeBaseten(FakeCloud):
-    """build_s: of an image. broken: why every build fails. scale: a second of Baseten's takes so many real ones."""
+    """build_s: of an image, which is not built before it was looked at more than `build_looks` times. broken: why every build fails. scale: a second of Baseten's takes so many real ones."""
 
-    def __init__(self, *, scale: float = 0.005) -> None:
+    def __init__(self, *, scale: float = 0.025) -> None:
         super().__init__()
         self.scale = scale
         self.build_s = 0.05
+        self.build_looks = 0
         self.broken = ""
         self.free_gpus = True
         self.secrets: dict[str, str] = {}
@@ -102,6 +104,9 @@ class FakeBaseten(FakeCloud):
         self._models: dict[str, dict[str, Any]] = {}
         self._services: dict[str, Service] = {}
         self._objects: dict[str, bytes] = {}
+        self.forgets_days = False
+        self.account: list[tuple[str, str, float, str]] = []
+        """What has been billed: a model's id and name, when (Unix seconds), and USD as decimal text."""
         self._number = 0
         theirs = {"id": "theirs00", "name": "tuna-salad", "created_at": now(), "began": 0.0, "config": {}}
         self._models["theirs00"] = theirs
@@ -128,6 +133,7 @@ class FakeBaseten(FakeCloud):
             ("GET", f"{one}/deployments", self._deployments),
             ("POST", f"{one}/deployments/{{deployment}}/logs", self._logs),
             ("PATCH", f"{one}/environments/{{environment}}", self._patch),
+            ("GET", "/v1/billing/usage_summary", self._usage_summary),
             ("GET", "/v1/secrets", self._list_secrets),
             ("POST", "/v1/secrets", self._put_secret),
             ("POST", "/graphql/{field}", self._graphql),
@@ -163,6 +169,42 @@ class FakeBaseten(FakeCloud):
 
     async def _get(self, request: Request) -> Response:
         return JSONResponse(self._shown(self._model(request)))
+
+    async def _usage_summary(self, request: Request) -> Response:
+        asked = dict(request.query_params)
+        if set(asked) != {"start_date", "end_date"}:
+            raise Error(400, f"start_date and end_date are wanted, not {sorted(asked)}")
+        start, end = (datetime.fromisoformat(asked[name]) for name in ("start_date", "end_date"))
+        if start.tzinfo is None or end.tzinfo is None or not 0 < (end - start).total_seconds() <= 31 * 86400:
+            raise Error(400, "The date range must be positive and must not exceed 31 days.")
+        if start.year < 2026:
+            raise Error(400, "There is no usage before 2026-01-01.")
+        of: dict[tuple[str, str], dict[str, Decimal]] = {}
+        for made, name, at, usd in self.account:
+            # Days are told whole, the last one too.
+            if start.timestamp() // 86400 <= at // 86400 <= end.timestamp() // 86400:
+                days = of.setdefault((made, name), {})
+                day = datetime.fromtimestamp(at, UTC).date().isoformat()
+                days[day] = days.get(day, Decimal(0)) + Decimal(usd)
+        items = [self._usage(made, name, days) for (made, name), days in of.items()]
+        total = str(sum((Decimal(item["subtotal"]) for item in items), Decimal(0)))
+        used = {"subtotal": "0", "credits_used": total, "total": total, "minutes": 1, "breakdown": items}
+        return JSONResponse({"model_apis_usage": {"total": 5}, **({"dedicated_usage": used} if items else {})})
+
+    def _usage(self, made: str, name: str, days: dict[str, Decimal]) -> dict[str, Any]:
+        deployment = {"id": f"d-{made}", "kind": "MODEL_DEPLOYMENT", "name": "v1", "instance_type": "L4x4x16"}
+        shown = [
+            {"date": day, "subtotal": str(usd), "minutes": 10, "inference_requests": 1} for day, usd in days.items()
+        ]
+        # A number where the days are text: both are allowed.
+        subtotal = float(sum(days.values(), Decimal(0)))
+        return {
+            "billable_resource": {**deployment, "model_id": made, "model_name": name},
+            "subtotal": subtotal,
+            "minutes": 10,
+            "inference_requests": 1,
+            "daily": [] if self.forgets_days else shown,
+        }
 
     async def _s3(self, request: Request) -> Response:
         body = await request.body()
@@ -409,7 +451,8 @@ class FakeBaseten(FakeCloud):
             for replica in service.alive()
         ]
         word = next((STATUS[s] for s in ("ready", "booting", "waiting", "failed") if s in states), "SCALED_TO_ZERO")
-        built = time.time() - model["began"] >= self.build_s
+        model["looks"] = model.get("looks", 0) + 1
+        built = time.time() - model["began"] >= self.build_s and model["looks"] > self.build_looks
         if not built:
             word = "BUILDING"
         elif self.broken:

@@ -61,7 +61,7 @@ class Deployed:
 class FakeCloudRun(FakeCloud):
     """idle_s: real seconds until an idle instance ends."""
 
-    idle_s: float = 0.6
+    idle_s: float = 1.5
     enabled: bool = True
     monitored: bool = True
     gpu_quota: int = 3

@@ -81,6 +81,9 @@ class FakeRunpod(FakeCloud):
         self.bodies: list[dict[str, Any]] = []
         """Every body of a create, as it came."""
         self._endpoints: dict[str, tuple[dict[str, Any], Service | None]] = {}
+        self.account: list[tuple[str, float, float]] = []
+        """What has been billed: the endpoint's id, when (Unix seconds), USD for the GPU; a tenth more for the disk."""
+        self.loses_records = self.ignores_filter = False
         self._number = 0
         self._endpoints["ep_foreign"] = (
             {**_defaults(), "id": "ep_foreign", "name": "tuna-salad", "createdAt": "2026-01-01T00:00:00Z"},
@@ -102,6 +105,7 @@ class FakeRunpod(FakeCloud):
             Route(one, self._guarded(self._delete), methods=["DELETE"]),
             Route(f"{one}/workers", self._guarded(self._workers), methods=["GET"]),
             Route(f"{one}/workers/{{worker}}/logs", self._guarded(self._logs), methods=["GET"]),
+            Route("/v2/billing/serverless", self._guarded(self._billing), methods=["GET"]),
             Route("/v2/catalog/gpus", self._guarded(self._catalog), methods=["GET"]),
         ]
 
@@ -205,6 +209,45 @@ class FakeRunpod(FakeCloud):
 
     async def _catalog(self, request: Request) -> Response:
         return JSONResponse({"gpus": CATALOG})
+
+    async def _billing(self, request: Request) -> Response:
+        asked = dict(request.query_params)
+        if extra := set(asked) - {"startTime", "endTime", "bucketSize", "lastN", "serverlessId"}:
+            return problem(400, "Bad Request", f"unknown parameters {sorted(extra)}")
+        step_s = {"hour": 3600, "day": 86400}[asked.get("bucketSize", "day")]
+        since, until = (datetime.fromisoformat(asked[name]).timestamp() for name in ("startTime", "endTime"))
+        since, until = since // step_s * step_s, -(-until // step_s) * step_s
+        sums: dict[tuple[str, float], float] = {}
+        for made, at, usd in self.account:
+            if since <= at < until and (self.ignores_filter or asked.get("serverlessId") in (None, made)):
+                bucket = made, at // step_s * step_s
+                sums[bucket] = sums.get(bucket, 0.0) + usd
+        records = [
+            {
+                "startTime": _now(at),
+                "endTime": _now(at + step_s),
+                "serverlessId": made,
+                "totalAmount": round(usd * 1.1, 6),
+                "gpuAmount": usd,
+                "cpuAmount": 0,
+                "diskAmount": round(usd * 0.1, 6),
+                "feeAmount": 0,
+            }
+            for (made, at), usd in sorted(sums.items())
+        ]
+        amounts = ("totalAmount", "gpuAmount", "cpuAmount", "diskAmount", "feeAmount")
+        metadata = {
+            "query": {
+                "startTime": _now(since),
+                "endTime": _now(until),
+                "bucketSize": asked.get("bucketSize", "day"),
+                "serverlessId": asked.get("serverlessId"),
+            },
+            "recordCount": len(records),
+            "uniqueServerlessCount": len({record["serverlessId"] for record in records}),
+            "totals": {name: sum(float(str(record[name])) for record in records) for name in amounts},
+        }
+        return JSONResponse({"records": records[: -1 if self.loses_records else None], "metadata": metadata})
 
     def _scale(self, endpoint: dict[str, Any], service: Service) -> None:
         workers = endpoint["workers"]

@@ -106,7 +106,8 @@ class Service:
 class FakeSkyPilot(FakeCloud):
     """controller: None, or the status of SkyServe's controller where it is not up. capacity: whether the cloud has
     spot machines. denied: the cloud refuses our credentials. offline: it does not reach the internet. sticks:
-    services can't be removed but by a purge. up_s: so long `serve.up` takes."""
+    services can't be removed but by a purge. up_s: so long `serve.up` takes. lost_races: so many controllers fail to be
+    launched, as they do beside another first launch on an AWS account."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,6 +121,7 @@ class FakeSkyPilot(FakeCloud):
         self.offline = False
         self.sticks = False
         self.no_rsync = False
+        self.lost_races = 0
         self.up_s = 0.02
         self.boot_s = 0.05
         self.scheme = "http://"
@@ -127,6 +129,8 @@ class FakeSkyPilot(FakeCloud):
         self.clusters: list[str] = []
         self.taken_down: list[str] = []
         self.cancelled: list[str] = []
+        self.machines: list[dict[str, Any]] = []
+        """Of every machine that there ever was: name, usage_intervals, total_cost."""
 
     @property
     def names(self) -> list[str]:
@@ -170,6 +174,7 @@ class FakeSkyPilot(FakeCloud):
             post("/optimize", self._submitted("optimize", self._optimize)),
             post("/check", self._submitted("check", self._check)),
             post("/status", self._submitted("status", self._clusters)),
+            post("/cost_report", self._submitted("cost_report", self._cost_report)),
             post("/down", self._submitted("down", self._cluster_down)),
             post("/serve/up", self._submitted("serve.up", self._up)),
             post("/serve/update", self._submitted("serve.update", self._update)),
@@ -326,6 +331,17 @@ class FakeSkyPilot(FakeCloud):
             for name in self.clusters
         ]
 
+    async def _cost_report(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        from sky.server.requests.serializers.encoders import pickle_and_encode
+
+        oldest = time.time() - body["days"] * 86400
+        more = {"launched_at": 1, "num_nodes": 1, "status": None, "resources": pickle_and_encode(None)}
+        return [
+            {**more, "cluster_hash": f"h{number}", "resources_str": "1x(L4:1, spot)", **machine}
+            for number, machine in enumerate(self.machines)
+            if any(end is None or end >= oldest for _, end in machine["usage_intervals"])
+        ]
+
     async def _cluster_down(self, body: dict[str, Any]) -> None:
         self.clusters.remove(body["cluster_name"])
         self.taken_down.append(body["cluster_name"])
@@ -341,11 +357,16 @@ class FakeSkyPilot(FakeCloud):
             raise exceptions.ClusterNotUpError("No live services.", cluster_status=known)
 
     async def _up(self, body: dict[str, Any]) -> list[str]:
+        from sky import exceptions
+
         name = body["service_name"]
         task = _task(body["task"])
         if self.no_rsync:
             raise RuntimeError("rsync is not installed, please install it first.")
         await asyncio.sleep(self.up_s)
+        if self.lost_races:
+            self.lost_races -= 1
+            raise exceptions.ResourcesUnavailableError("Failed to provision all possible launchable resources.")
         if name in self.services:
             raise RuntimeError("Failed to spin up the service. Please check the logs above for more details.")
         self.controller = "UP"

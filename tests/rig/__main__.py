@@ -2,7 +2,7 @@
 
 Everything (moto, SkyPilot's server, the instances, pytest) runs in a network without a way out, in a process namespace
 that ends with its first process, and with mounts that nobody else sees: whatever dies, nothing is left behind. Needs
-root. Ends with 3, and says why, where it cannot run.
+root. Ends with 3, and says why, where it cannot run; `--can-it` asks only that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.rig.rig import environment, run_folder
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ("ip", "unshare", "mount", "chroot", "tar", "ssh", "rsync", "apt-get")
-INSIDE = "--inside"
+INSIDE, CAN_IT = "--inside", "--can-it"
 
 
 def missing() -> list[str]:
@@ -35,13 +35,15 @@ def missing() -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Returns only where the rig can't run."""
+    """Returns only where the rig can't run, or was asked only whether it can."""
     if lacking := missing():
         print(f"the rig did NOT run: it needs {', '.join(lacking)}", file=sys.stderr)
         return 3
     if golden.folder().resolve().is_relative_to("/tmp"):
         print("the rig did NOT run: TUNA_RIG_DIR is under /tmp, of which the rig has its own", file=sys.stderr)
         return 3
+    if arguments == [CAN_IT]:
+        return 0
     golden.prepare()
     apart = ["unshare", "--net", "--mount", "--pid", "--ipc", "--fork", "--kill-child=SIGKILL", "--mount-proc"]
     command = [*apart, sys.executable, "-m", "tests.rig", INSIDE, *arguments]
@@ -54,12 +56,11 @@ def main(arguments: list[str]) -> int:
 def inside(arguments: list[str]) -> int:
     """The first process of the namespace: starts pytest and buries what is orphaned."""
     subprocess.run("mount --make-rprivate / && mkdir -p /run/netns", shell=True, check=True)
-    subprocess.run(
-        "mount -t tmpfs tmpfs /run/netns && mount -t tmpfs -o mode=1777 tmpfs /tmp", shell=True, check=True
-    )
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run/netns"], check=True)
     folder = run_folder()
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "memory").mkdir(parents=True)
+    _own_tmp(folder)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16g,mode=755", "tmpfs", folder / "memory"], check=True)
     # A plain script when the first argument is one, for a look by hand.
     script = arguments[:1] and arguments[0].endswith(".py") and not Path(arguments[0]).name.startswith("test_")
@@ -70,6 +71,20 @@ def inside(arguments: list[str]) -> int:
         pid, status = os.wait()
         if pid == process.pid:
             return os.waitstatus_to_exitcode(status)
+
+
+def _own_tmp(folder: Path) -> None:
+    """An empty /tmp, but for this checkout and its Python where they lie there."""
+    ours = [path for path in dict.fromkeys((ROOT, Path(sys.prefix))) if path.is_relative_to("/tmp")]
+    held = [folder / f"held-{number}" for number in range(len(ours))]
+    for path, hold in zip(ours, held, strict=True):
+        hold.mkdir()
+        subprocess.run(["mount", "--rbind", path, hold], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", "/tmp"], check=True)
+    for path, hold in zip(ours, held, strict=True):
+        path.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["mount", "--rbind", hold, path], check=True)
+    os.chdir(ROOT)
 
 
 if __name__ == "__main__":

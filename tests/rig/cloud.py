@@ -26,7 +26,7 @@ Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 class Faults:
     """Before moto: turns away what the cloud has no room for, or does not trust.
 
-    no_capacity: the regions in which no instance can be had. expired: whether no key is good.
+    no_capacity: the regions in which no spot instance can be had. expired: whether no key is good.
     """
 
     def __init__(self, cloud: Wsgi) -> None:
@@ -40,13 +40,13 @@ class Faults:
         environ["wsgi.input"] = io.BytesIO(body)
         if environ["PATH_INFO"] == "/rig/faults":
             return self._told(environ, body, start)
-        signed = re.search(r"Credential=([^/]+)/\d+/([^/]+)/([^/]+)/", environ.get("HTTP_AUTHORIZATION", ""))
+        signed = re.search(r"Credential=([^/]+)/\d+/([^/]+)/", environ.get("HTTP_AUTHORIZATION", ""))
         if signed is None or signed[1] == OWNER:
             return self._cloud(environ, start)
-        _, region, service = signed.groups()
+        region = signed[2]
         if self.expired:
             return _refusal(start, "400 Bad Request", EXPIRED, "Request has expired.")
-        if service == "ec2" and b"Action=RunInstances" in body and region in self.no_capacity:
+        if b"Action=RunInstances" in body and b"MarketType=spot" in body and region in self.no_capacity:
             self.refused.append(region)
             message = "We currently do not have sufficient capacity in the Availability Zone you requested."
             return _refusal(start, "500 Internal Server Error", CAPACITY, message)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.rig.product import Load, Service
 from tests.rig.rig import Rig, environment
 
 
@@ -32,3 +33,12 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
         yield running
     finally:
         running.stop()
+
+
+@pytest.fixture
+def load(service: Service) -> Iterator[Load]:
+    """Of a module's one service, all through a test; not one of its requests may fail."""
+    with service.load() as running:
+        yield running
+    assert running.answers
+    assert running.wrong == []

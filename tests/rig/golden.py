@@ -7,6 +7,7 @@ nothing from outside. Overlay refuses an upper layer that lies inside its lower 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.metadata
 import os
@@ -19,7 +20,7 @@ USER = "ubuntu"
 UID = 2000
 """Of the images' user; this machine may have a user 1000 of its own."""
 
-PACKAGES = "openssh-server rsync sudo iproute2 iptables netcat-openbsd procps curl lsof psmisc ca-certificates python3-venv"
+PACKAGES = "cron openssh-server rsync sudo iproute2 iptables netcat-openbsd procps curl lsof psmisc ca-certificates python3-venv"
 RAY = "2.9.3"
 """What SkyPilot 0.14 installs on an instance: sky/skylet/constants.py, SKY_REMOTE_RAY_VERSION."""
 
@@ -55,9 +56,15 @@ def wheels() -> Path:
 
 def prepare() -> None:
     """Builds the layer where it is missing: three to five minutes, and the only time that anything is fetched."""
+    folder().mkdir(parents=True, exist_ok=True)
+    with (folder() / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _prepare()
+
+
+def _prepare() -> None:
     if archive().exists() and wheels().exists():
         return
-    folder().mkdir(parents=True, exist_ok=True)
     for old in folder().glob("golden-*"):
         old.unlink()
     for old in folder().glob("wheels-*"):

@@ -34,6 +34,7 @@ mount -t proc proc proc
 mount -t sysfs sysfs sys
 hostname {name}
 echo "127.0.0.1 localhost {name}" > etc/hosts
+chroot . /usr/sbin/cron
 exec chroot . /usr/sbin/sshd -D -e
 """
 """This machine's own /root is not the instance's to see."""
@@ -97,10 +98,10 @@ class Machines:
                 found += [_instance(region, told) for told in page["Instances"]]
         return found
 
-    def by_address(self, private: str) -> str | None:
-        """The id of the machine that has this private address."""
-        machines = list(self._machines.values())
-        return next((m.instance.id for m in machines if m.instance.private == private), None)
+    def by_address(self, address: str) -> str | None:
+        """The id of the machine that has this public address; of one without, this private address."""
+        machines = [machine.instance for machine in self._machines.values()]
+        return next((each.id for each in machines if (each.public or each.private) == address), None)
 
     def _keep(self) -> None:
         while not self._over.wait(1.0):

@@ -17,7 +17,7 @@ TOKEN = "the-rigs-token"
 
 
 class Metadata:
-    """whose: private address to instance id."""
+    """whose: a machine's address to its id."""
 
     def __init__(self, whose: Callable[[str], str | None]) -> None:
         self._whose = whose

@@ -53,12 +53,15 @@ def plug_in(namespace: str, private: str, public: str | None) -> None:
     ip(f"link add {namespace} type veth peer name eth0 netns {namespace}")
     ip(f"link set {namespace} master {BRIDGE} up")
     ip(f"-n {namespace} link set lo up")
-    ip(f"-n {namespace} addr add {private}/16 dev eth0")
+    # Each region has the same private addresses: machines meet at their public ones only, as across a cloud's regions.
+    ip(f"-n {namespace} addr add {private}/{32 if public else 16} dev eth0")
     ip(f"-n {namespace} link set eth0 up")
-    ip(f"-n {namespace} route add default via {GATEWAY}")
+    seen_as = f"src {public}" if public else ""
     if public:
         ip(f"-n {namespace} addr add {public}/32 dev eth0")
+        ip(f"-n {namespace} route add {GATEWAY}/32 dev eth0 {seen_as}")
         ip(f"route replace {public}/32 dev {BRIDGE}")
+    ip(f"-n {namespace} route add default via {GATEWAY} {seen_as}")
 
 
 def unplug(namespace: str, private: str, public: str | None) -> None:

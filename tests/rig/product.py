@@ -15,13 +15,19 @@ from typing import Any
 
 import httpx
 
+from tests.conftest import nothing_may_be_left
 from tests.frontends.terminals import Done, Terminal, until
-from tests.rig.rig import ENGINE, Rig
+from tests.rig.network import GATEWAY
+from tests.rig.rig import ENGINE, Rig, processes, runs_here
 
 MODEL = "tiny"
 SPOT = "spot"
 CLOUD = "aws"
 SERVERLESS = "serverless"
+NOTICED_S = 15.0
+"""A machine that is gone without a word is noticed in about five seconds; these two cores are busy."""
+REACHABLE = ("--option", f"listen={GATEWAY}")
+"""The serverless side where the machines of the cloud reach it, as a provider's is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,14 @@ class Load:
 
     def only(self, side: str, last_s: float = 5.0) -> bool:
         return set(self.sides(last_s)) == {side}
+
+    def replicas(self, last_s: float = 10.0) -> set[str]:
+        """The spot replicas that answered what was sent in the last so many seconds.
+
+        To be waited for, unlike `tuna status`: that imports SkyPilot each time, which takes seconds of a processor.
+        """
+        since = time.monotonic() - last_s
+        return {each.backend for each in self.answers if each.sent >= since and each.side == SPOT}
 
     def longest(self, since: float) -> float:
         """Seconds of the slowest answer among those sent since."""
@@ -118,6 +132,7 @@ class Service:
         self._rig = rig
         self._terminal = terminal
         self.name = name
+        self._words: tuple[str, ...] = ()
         self.url = ""
         self.key = ""
 
@@ -125,7 +140,13 @@ class Service:
         """The words of the issue's own example, with the stand-in as the engine."""
         words = f"deploy --model {MODEL} --gpu L4 --service-name {self.name} --serverless-provider local".split()
         quick = ["--option", "cold_start_s=0", "--option", "probe=health", "--spots-cloud", CLOUD]
-        return self._terminal.start(*words, "--engine-cmd", ENGINE, *quick, *more)
+        self._words = (*words, "--engine-cmd", ENGINE, *quick, *more)
+        return self._terminal.start(*self._words)
+
+    def deploy_again(self) -> None:
+        """As `tuna` advises where something has to be mended."""
+        self.ended(deploying := self._terminal.start(*self._words), 600)
+        self.connect(deploying)
 
     def connect(self, deploying: subprocess.Popen[str]) -> None:
         """Waits for the endpoint as `tuna connect` does, and before that for the deployment to be known."""
@@ -162,6 +183,12 @@ class Service:
         """The spot replicas that `tuna status` calls ready."""
         return [each for each in self.spot()["replicas"] if each["state"] == "ready"]
 
+    def router(self) -> Any:
+        """`tuna router status -o json`."""
+        return json.loads(
+            self._terminal("router", "status", "--service-name", self.name, "-o", "json", timeout_s=120).out
+        )
+
     def scale(self, *words: str) -> None:
         self._terminal("scale", "--service-name", self.name, *words, timeout_s=300)
 
@@ -171,9 +198,20 @@ class Service:
     def destroy(self) -> None:
         self._terminal("destroy", "--service-name", self.name, "--wait", timeout_s=600)
 
+    def end(self) -> None:
+        """Destroys it; fails the test where anything is left."""
+        self._rig.timed("destroy", self.destroy)
+        nothing_left(self._rig, self._terminal)
+        nothing_may_be_left(self._terminal.folder)
+
     def ended(self, process: subprocess.Popen[str], within_s: float) -> str:
         """What a command said that has ended well."""
         return self._terminal.finish(process, 0, within_s).out
+
+
+def remote_routers() -> list[int]:
+    """The processes of routers on machines of the cloud."""
+    return [pid for pid, words in processes() if "-m tuna_router " in words and not runs_here(pid)]
 
 
 def nothing_left(rig: Rig, terminal: Terminal) -> None:

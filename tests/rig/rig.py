@@ -6,6 +6,7 @@ regions; its home, its settings and the cloud's endpoint are all that it is told
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +40,21 @@ CODE = "/opt/tuna"
 """Where the instances find this repository's packages."""
 ENGINE = "rig-engine --model {model} --host {host} --port {port}"
 """The stand-in as a command of the user's: found here and on the instances."""
+KEPT_VARIABLES = frozenset(
+    {"LANG", "TERM", "TUNA_RIG_ASLEEP_S", "TUNA_RIG_DIR", "TUNA_RIG_RUN", "TUNA_TEST_REQUIRE"}
+)
 PYTHON = f"/home/{golden.USER}/sky-user-env/bin/python"
 """On the instances: has what the stand-in engine imports."""
 
 
 def run_folder() -> Path:
-    """One run's files: SkyPilot's home and all logs. It is kept until the next run, to be read."""
-    return golden.folder() / "run"
+    """One run's files: SkyPilot's home and all logs. It is kept until the next run of the name, to be read."""
+    return golden.folder() / os.environ.get("TUNA_RIG_RUN", "run")
 
 
 def environment() -> dict[str, str]:
     """The variables of everything in the rig. No account of the user's is among them."""
-    kept = {k: v for k, v in os.environ.items() if k in {"LANG", "TERM", "TUNA_RIG_DIR", "TUNA_TEST_REQUIRE"}}
+    kept = {k: v for k, v in os.environ.items() if k in KEPT_VARIABLES}
     folder = run_folder()
     code = (str(ROOT / "router"), str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(":")))
     authority = str(folder / "authority.pem")
@@ -115,7 +119,7 @@ class Rig:
 
     def say(self, text: str) -> None:
         """A line with the seconds since the rig was made; pytest shows it with -s."""
-        print(f"[{time.monotonic() - self._began:6.1f}] {text}", flush=True)
+        print(f"[{self.folder.name} {time.monotonic() - self._began:6.1f}] {text}", flush=True)
 
     def wait(self, what: str, seen: Callable[[], Any], timeout_s: float, every_s: float = 2.0) -> Any:
         """Asks until the answer is truthy, says how long it took, and returns it."""
@@ -172,7 +176,7 @@ class Rig:
             self._cloud = subprocess.Popen(
                 [sys.executable, "-m", "tests.rig.cloud", network.GATEWAY, "5000"],
                 cwd=ROOT,
-                env={**os.environ, "MOTO_AMIS_PATH": str(amis)},
+                env={**os.environ, "MOTO_AMIS_PATH": str(amis), "MOTO_IAM_LOAD_MANAGED_POLICIES": "true"},
                 stdout=log,
                 stderr=log,
             )
@@ -205,6 +209,21 @@ class Rig:
             if "-m sky.server.server" in words:
                 for each in (*psutil.Process(pid).children(recursive=True), psutil.Process(pid)):
                     _end(each.pid)
+
+    @contextlib.contextmanager
+    def asleep(self) -> Iterator[None]:
+        """As a laptop with its lid closed: nothing of Tuna or SkyPilot runs on it. Its serverless side stands for
+        somebody else's cloud, and goes on."""
+        ours = ("-m sky.server.server", "SkyPilot:", "-m tuna_nb.deployments.keeper", "-m tuna_router ")
+        held = [pid for pid, words in processes() if runs_here(pid) and any(word in words for word in ours)]
+        self.say(f"asleep: {len(held)} processes")
+        for pid in held:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in held:
+                os.kill(pid, signal.SIGCONT)
 
     def sky(self, *words: str, timeout_s: float = 300) -> str:
         done = subprocess.run(
@@ -286,6 +305,14 @@ def processes() -> list[tuple[int, str]]:
             except OSError:
                 continue
     return found
+
+
+def runs_here(pid: int) -> bool:
+    """Whether a process is this machine's own, and not one of an instance's."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid") == os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return False
 
 
 def end_everything() -> None:

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.frontends.terminals import Terminal
-from tests.rig.product import SERVERLESS, SPOT, Service, nothing_left
+from tests.rig.product import NOTICED_S, SERVERLESS, SPOT, Service, nothing_left
 from tests.rig.rig import Rig
 
 pytestmark = [pytest.mark.timeout(1500), pytest.mark.parametrize("rig", ["consolidated"], indirect=True)]
@@ -24,19 +24,19 @@ def test_spot_carries_the_traffic_while_there_is_any_and_no_request_fails(rig: R
     assert first.side == SERVERLESS
     rig.timed("deploy has returned", lambda: service.ended(deploying, 600))
     with service.load() as load:
-        rig.wait("a replica is READY", service.ready, 600, every_s=10)
-        rig.wait("spot carries all traffic", lambda: load.only(SPOT), 120)
+        rig.wait("spot carries all traffic", lambda: load.only(SPOT), 720)
+        assert len(service.ready()) == 1
 
         [machine] = [each for each in rig.instances() if each.spot]
         rig.take_away(machine)
         taken = time.monotonic()
         rig.wait("serverless carries all traffic", lambda: load.only(SERVERLESS), 60, every_s=0.1)
-        rig.say(f"slowest answer since: {load.longest(taken):.2f} s")
         assert load.wrong == []
 
         rig.wait("another machine is there", lambda: [each for each in rig.instances() if each.spot], 300)
-        rig.wait("another replica is READY", service.ready, 600, every_s=10)
-        rig.wait("spot carries all traffic", lambda: load.only(SPOT), 120)
+        rig.wait("spot carries all traffic", lambda: load.only(SPOT), 720)
+        rig.say(f"slowest answer: {load.longest(taken):.1f} s")
+        assert load.longest(taken) < NOTICED_S
         rig.say(
             f"taken away {time.monotonic() - taken:.0f} s ago; {len(load.answers)} answers, {dict(load.sides(1e9))}"
         )

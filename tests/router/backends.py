@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import socket
 import ssl
@@ -75,6 +76,14 @@ class Wire:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
+    async def vanish(self) -> None:
+        """What the peer of a machine without power sees: nothing. Whatever comes here is dropped before the kernel
+        acknowledges it (a socket filter that takes no byte; Linux). Returns when the connection is ended."""
+        nothing = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
+        program = struct.pack("HP", 1, ctypes.addressof(nothing))
+        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+        await asyncio.Event().wait()
+
     def close(self) -> None:
         self.writer.close()
 
@@ -100,6 +109,9 @@ async def ok(wire: Wire, seen: Seen) -> None:
         await wire.done()
         return
     await wire.json({"choices": [{"text": "hi"}], "usage": {"prompt_tokens": 3, "completion_tokens": 2}})
+
+
+SO_ATTACH_FILTER = 26
 
 
 @dataclass

@@ -22,7 +22,7 @@ from tuna_router.policy import (
     predicted_ttft_s,
     predicted_wait_s,
 )
-from tuna_router.settings import Kind
+from tuna_router.settings import Kind, ServerlessUse
 from tuna_router.spot import SpotState
 
 SPOT, SERVERLESS = Kind.SPOT, Kind.SERVERLESS
@@ -322,6 +322,35 @@ def test_every_plan_is_usable_and_in_order(
     if any(view.kind is SERVERLESS for view in by_name.values()):
         for view in order:
             assert view.kind is SERVERLESS or view.state in (SpotState.READY, SpotState.WARMING)
+
+
+COVER, NEVER = Rules(serverless_use=ServerlessUse.COVER), Rules(serverless_use=ServerlessUse.NEVER)
+
+
+def test_to_cover_serverless_comes_after_every_ready_spot_and_before_one_that_is_not() -> None:
+    views = [serverless(), spot(), spot(SpotState.WARMING, "other")]
+    for trouble in ({}, {"limit": 1, "in_flight": 1}, {"busy_until": NOW + 9}, {"open_until": NOW + 9}):
+        views[1] = spot(**trouble)
+        plan = choose(views, PLAIN, NOW, rules=COVER)
+        assert (plan.names, plan.load_stays) == (("spot", "serverless", "other"), not trouble.get("open_until"))
+    long = choose([warm(), queued(1000.0)], PLAIN, NOW, rules=COVER)
+    assert long.names[0] == "spot"
+    assert "serverless does not relieve it" in long.reason
+    for state in (SpotState.WARMING, SpotState.DRAINING, SpotState.COLD):
+        assert choose([serverless(), spot(state)], PLAIN, NOW, rules=COVER).names[0] == "serverless"
+    other_model = [serverless(models={"m": "m"}), spot(models={"n": "n"})]
+    assert choose(other_model, Wish(model="m"), NOW, rules=COVER).names == ("serverless",)
+
+
+@settings(max_examples=200, deadline=None)
+@given(spots, serverlesses, st.sampled_from(Priority))
+def test_with_never_serverless_is_in_no_plan(one: BackendView, other: BackendView, priority: Priority) -> None:
+    one.name, other.name = "one", "other"
+    plan = choose([one, other], Wish(priority), NOW, rules=NEVER)
+    assert plan.names == (("one",) if one.state is SpotState.READY else ())
+    assert plan.stopped is not (one.state is SpotState.READY)
+    alone = choose([other], Wish(priority), NOW, rules=NEVER)
+    assert (alone.stopped, alone.reason) == (True, "there is no spot backend")
 
 
 @settings(max_examples=200, deadline=None)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.catalog.models.configs import known
 from tests.views.pages import page
 from tuna_nb.backends.base import (
     Check,
@@ -24,7 +25,13 @@ from tuna_nb.backends.base import (
 )
 from tuna_nb.benchmarks.story import Story
 from tuna_nb.benchmarks.traffic import Outcome
-from tuna_nb.costs.bill import BilledTime, Traffic, make
+from tuna_nb.catalog.fit import fits
+from tuna_nb.catalog.gpus import GPUS
+from tuna_nb.catalog.models.memory import Model, Wanted
+from tuna_nb.catalog.offers import Offer, OfferKind
+from tuna_nb.costs.bill import Bill, Forecast, Side, Versus
+from tuna_nb.costs.budget_list import BudgetList, BudgetRow
+from tuna_nb.costs.unserving import Unserving
 from tuna_nb.deployments.checks import ProviderChecks
 from tuna_nb.deployments.connection import Connection
 from tuna_nb.deployments.destroy import Removed
@@ -33,7 +40,7 @@ from tuna_nb.deployments.request import DeployRequest
 from tuna_nb.deployments.status import Component, DeploymentStatus, Fleet
 from tuna_nb.errors import EngineError, TunaError
 from tuna_nb.jobs import Job, LogEntry, Report, Snapshot, Work
-from tuna_nb.store import JobRecord
+from tuna_nb.records import JobRecord
 from tuna_nb.views import data, html, live, text
 from tuna_nb.views.sheets import Sheet, age, error_sheet, sheet, usd
 
@@ -64,8 +71,16 @@ def deployment_plan() -> DeploymentPlan:
 
 
 def bill() -> Any:
-    times = [BilledTime(role, HOSTILE, "r", NOW - 60, None, 0.8) for role in ("serverless", "spot")]
-    return make("life", times, Traffic(4, (("spot", 4),), 1000), NOW)
+    sides = tuple(
+        Side(role, HOSTILE, 2, 1, 0.5, 0.4, 0.8, 2, error_usd=0.01, boot_usd=0.1, idle_usd=0.2, charged_usd=charged)
+        for role, charged in (("serverless", 0.6), ("spot", None))
+    )
+    return Bill(
+        "life", sides, 0.8, 1.6, 4, 600, 400, NOW - 3600, NOW, 0.02,
+        forecast=Forecast(2.0, 30.0, HOSTILE),
+        versus=(Versus("serverless only", 1.6), Versus("on-demand only", None, HOSTILE)),
+        versus_since=NOW - 600, versus_usd=0.7, gaps=((NOW - 900, NOW - 500),), notes=(HOSTILE,),
+    )  # fmt: skip
 
 
 def job_record(**change: Any) -> JobRecord:
@@ -82,6 +97,12 @@ def story() -> Story:
     return Story((outcome,), ((NOW, HOSTILE),), 3, bill(), 0.01, 12.0)
 
 
+def model_fit() -> Any:
+    dear = Offer("modal", OfferKind.SERVERLESS, "H100", 4.0, None, NOW - 90, HOSTILE)
+    described = Model(HOSTILE, known("google/gemma-3-27b-it"), HOSTILE)
+    return fits(described, list(GPUS), Wanted(), offers=[dear])
+
+
 RESULTS: dict[str, Callable[[], Any]] = {
     "status": status,
     "a destroyed status": lambda: status(state="destroyed", components=(), spot_state=None, routing=None),
@@ -89,11 +110,12 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "no fleet": lambda: Fleet(()),
     "plan": deployment_plan,
     "bill": bill,
-    "no bill": lambda: make("life", [], None, NOW),
+    "no bill": lambda: Bill("life", (), 0.0, 0.0, None, None, None, 0.0, NOW),
     "checks": lambda: ProviderChecks((("local", Check(HOSTILE, False, HOSTILE, HOSTILE)),)),
     "jobs": lambda: [job_record(), job_record(ended_at=None, error=None)],
     "no jobs": list,
     "story": story,
+    "fit": model_fit,
     "removed": lambda: Removed(("life",)),
     "nothing removed": lambda: Removed((), HOSTILE),
     "connection": lambda: Connection("life", HOSTILE, "http://127.0.0.1:1/v1", {"Authorization": "Bearer k-e-y"}),
@@ -303,3 +325,45 @@ def test_a_view_ends_as_plain_html_and_frees_its_widgets(monkeypatch: pytest.Mon
     assert set(shown[-1]) == {"text/plain", "text/html"}
     assert "done" in page(shown[-1]["text/html"]).text
     assert set(_instances) == before
+
+
+def budget_row(**change: Any) -> BudgetRow:
+    values: dict[str, Any] = {
+        "name": f"x {HOSTILE}", "per": "day", "limit_usd": 20.0, "spent_usd": 16.5, "left_usd": 3.5, "per_cent": 82.5,
+        "since": NOW, "resets_at": NOW + 3600, "warn": (50.0, 80.0), "action": "destroy", "fired": (50.0, 80.0),
+        "webhook": "https://hooks.example/...",
+    }  # fmt: skip
+    return BudgetRow(**values | change)
+
+
+def test_a_budget_shows_what_is_left_what_has_fired_and_what_is_unsure() -> None:
+    made = sheet(BudgetList((budget_row(),)), NOW)
+    cells = dict(zip(made.columns, made.rows[0], strict=True))
+    assert (cells["limit"], cells["left"], cells["used"]) == ("$20.00", "$3.5000", "82 %")
+    assert (cells["at 100 %"], cells["has fired"], made.tone) == ("destroy", "50 %, 80 %", "plain")
+    used = sheet(BudgetList((budget_row(left_usd=0.0, unknown_hours=2.0, trouble="no answer"),)), NOW)
+    assert used.tone == "bad"
+    assert any("2.0 h have no known price" in note for note in used.notes)
+    assert any("is tried again: no answer" in note for note in used.notes)
+    assert "tuna budget set" in sheet(BudgetList(()), NOW).notes[0]
+
+
+def test_what_bills_and_does_not_serve_is_red_wherever_it_is_seen() -> None:
+    stuck = Unserving("spot", "aws", "stuck loading", NOW - 1200, 0.4, NOW)
+    one = status(unserving=(stuck,))
+    for shown in (sheet(one, NOW), sheet(Fleet((one,)), NOW)):
+        assert shown.tone == "bad"
+        assert any(
+            "spot on aws bills but has not served for 20 min (stuck loading): $0.4000" in n for n in shown.notes
+        )
+    assert sheet(Fleet((one,)), NOW).rows[0][1] == "running, NOT SERVING"
+    forgotten = replace(stuck, kind="forgotten", since=NOW - 30 * 3600)
+    listed = sheet(Fleet((status(unserving=(forgotten,)),)), NOW)
+    assert listed.rows[0][1] == "running", "it does serve, if anybody asks"
+    assert any("nobody has asked it anything for 30 h" in note for note in listed.notes)
+    bill = Bill("x", (), 1.0, 0.5, None, None, None, unserving=(("x", stuck),))
+    assert sheet(bill, NOW).tone == "bad"
+    assert "stuck loading" in sheet(bill, NOW).notes[0]
+    table = data.frame(Fleet((one,)))
+    assert table is not None
+    assert list(table["unserving"]) == ["spot: stuck loading"]

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from tuna_nb.catalog.offers import Offer
 from tuna_nb.errors import BackendError
 
 
@@ -24,6 +25,16 @@ class Kind(enum.StrEnum):
 
     SERVERLESS = "serverless"
     SPOT = "spot"
+
+
+class PriceAccess(enum.Enum):
+    """Who may ask a provider for its prices."""
+
+    ANYONE = enum.auto()
+    ACCOUNT = enum.auto()
+    """Who has an account there."""
+    NOBODY = enum.auto()
+    """It has none that can be asked, or another source reads it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +125,23 @@ class Ref:
 
 
 @dataclass(frozen=True, slots=True)
+class Quote:
+    """Where a plan's price comes from. observed_at: Unix seconds. snapshot: from the table that ships with Tuna."""
+
+    observed_at: float
+    source: str
+    snapshot: bool = False
+
+    @classmethod
+    def of(cls, offer: Offer | None, instead_of: str = "") -> Quote | None:
+        """An offer's; None where there is none. instead_of: why nothing newer is known, said in its source."""
+        if offer is None:
+            return None
+        source = f"{offer.source} ({instead_of})" if instead_of else offer.source
+        return cls(offer.observed_at, source, offer.snapshot)
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedResource:
     """One thing that will be created. worst_case_usd_per_hour: at the most replicas; None means unknown."""
 
@@ -129,8 +157,10 @@ class Plan:
     request: ServiceRequest
     resources: tuple[PlannedResource, ...]
     price_per_hour_usd: float | None
-    """Price of one replica or container while it bills; None means unknown, never free."""
+    """Price of one replica or container while it bills, all in; None means unknown, never free."""
     notes: tuple[str, ...] = ()
+    quote: Quote | None = field(default=None, compare=False)
+    """None where the price is nobody's list price (a pretended provider's)."""
 
     @property
     def worst_case_usd_per_hour(self) -> float | None:
@@ -174,7 +204,8 @@ class State(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """A container or spot machine. started_at: Unix seconds from which it bills.
+    """A container or spot machine. started_at: Unix seconds from which it bills, or, unless start_told, at which
+    it was first seen by this process.
 
     url: answers from this replica alone, with the resource's own headers, where it can be addressed. notice_url:
     answers 204 to a GET with those headers, and `{"seconds": n}` once the machine is to be taken away.
@@ -187,6 +218,7 @@ class Replica:
     detail: str = ""
     url: str | None = None
     notice_url: str | None = None
+    start_told: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,24 +265,12 @@ class Auth:
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """A price. price_per_hour_usd: one GPU. observed_at: Unix seconds. source: where it was read."""
-
-    provider: str
-    kind: Kind
-    gpu: str
-    price_per_hour_usd: float
-    region: str | None
-    observed_at: float
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
 class UsageInterval:
     """One replica's billed time as the provider reports it.
 
     started_at, ended_at: Unix seconds; ended_at None while it runs. price_per_hour_usd: for the replica with
-    all its GPUs. granularity_s: the provider rounds the interval up to a multiple of this.
+    all its GPUs. granularity_s: the provider rounds the interval up to a multiple of this. ready_at: when it began
+    to serve, None where it never did or nobody tells.
     """
 
     replica_id: str
@@ -258,6 +278,20 @@ class UsageInterval:
     ended_at: float | None
     price_per_hour_usd: float
     granularity_s: float = 1.0
+    ready_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What the provider's own account says of a resource for a span of time.
+
+    started_at, ended_at: Unix seconds. usd: before credits and taxes. what: the line of its account, in its words.
+    """
+
+    started_at: float
+    ended_at: float
+    usd: float
+    what: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,9 +329,15 @@ class Backend(abc.ABC):
     """It keeps a machine of its own while a service is there, on which a router can run too."""
     pretends: ClassVar[bool] = False
     """Its GPUs and prices are pretended: chosen only where nothing real is configured."""
+    price_access: ClassVar[PriceAccess] = PriceAccess.ACCOUNT
+    """Who `prices` is asked for, to compare them."""
     poll_s: ClassVar[float] = 5.0
     """How often its status may be asked for while something is awaited."""
     door: ClassVar[Door] = Door()
+    tells_usage: ClassVar[bool] = False
+    """It keeps the history of what it billed: `usage` answers. Else what is up is seen by looking."""
+    invoice: ClassVar[str] = "its console or invoice has the figures"
+    """Where a person finds what it has charged."""
 
     def configured(self) -> bool:
         """Whether its package and credentials are here, seen without asking anyone.
@@ -305,6 +345,10 @@ class Backend(abc.ABC):
         Where they are not, this provider is neither chosen nor searched for orphans.
         """
         return True
+
+    def only_here(self, request: ServiceRequest) -> bool:
+        """Whether the endpoint that the request asks for is reached from this machine alone."""
+        return False
 
     def clouds_here(self) -> tuple[str, ...]:
         """Of its `clouds` those whose credentials are here, the one to prefer first; seen without asking anyone."""
@@ -362,7 +406,10 @@ class Backend(abc.ABC):
 
     @abc.abstractmethod
     async def prices(self) -> list[Offer]:
-        """What the provider sells now."""
+        """What the provider sells now; what its snapshot says where it can't be asked without credentials.
+
+        Raises BackendError where it could be asked and did not answer.
+        """
 
     async def remove_shared(self) -> list[str]:
         """Remove what is kept between deployments since it is slow to make and costs nothing, where it is ours
@@ -372,6 +419,12 @@ class Backend(abc.ABC):
     async def usage(self, ref: Ref) -> list[UsageInterval]:
         """Billed time so far, finished intervals included, for a destroyed resource too while the provider
         keeps its account. Raises BackendError where the provider tells nothing."""
-        raise BackendError(
-            f"{self.name} tells no billed intervals of {ref.name}", "its own invoice has the figures"
-        )
+        raise BackendError(f"{self.name} tells no billed intervals of {ref.name}", self.invoice)
+
+    async def charges(self, ref: Ref, since: float, until: float) -> list[Charge]:
+        """What the provider's account says that a resource has cost, in the spans that it accounts by; they may
+        reach beyond [since, until) (Unix seconds), and the last hours may be missing yet.
+
+        For a destroyed resource too. Raises BackendError where the provider has no such account or can't be asked.
+        """
+        raise BackendError(f"{self.name} tells no account of {ref.name}", self.invoice)

@@ -18,19 +18,21 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
+from tuna_nb.backends import account
 from tuna_nb.backends import engine as engines
 from tuna_nb.backends.base import (
     Auth,
     Backend,
+    Charge,
     Check,
     Door,
     Endpoint,
     Kind,
     LogLine,
-    Offer,
     Plan,
     PlannedResource,
     Progress,
+    Quote,
     Ref,
     Replica,
     ServerlessScaling,
@@ -44,6 +46,8 @@ from tuna_nb.backends.names import deployment_of
 from tuna_nb.backends.options import known, whole
 from tuna_nb.backends.rest import TIMEOUT_S, Api
 from tuna_nb.backends.tailing import merged, until_quiet
+from tuna_nb.catalog import snapshot
+from tuna_nb.catalog.offers import Offer, OfferKind
 from tuna_nb.errors import BackendError, CredentialsError, NotFoundError, RequestError, did_you_mean
 
 URL: Final = "https://api.runpod.io"
@@ -53,12 +57,16 @@ _LOOK: Final = "https://www.runpod.io/console/serverless shows it"
 
 TYPES: Final[Mapping[str, tuple[str, ...]]] = {
     "L4": ("NVIDIA L4",),
+    "RTX3090": ("NVIDIA GeForce RTX 3090",),
     "RTX4090": ("NVIDIA GeForce RTX 4090",),
     "RTX5090": ("NVIDIA GeForce RTX 5090",),
     "L40": ("NVIDIA L40",),
     "L40S": ("NVIDIA L40S",),
     "A40": ("NVIDIA A40",),
+    "RTXA4000": ("NVIDIA RTX A4000",),
+    "RTXA5000": ("NVIDIA RTX A5000",),
     "RTXA6000": ("NVIDIA RTX A6000",),
+    "RTX6000ADA": ("NVIDIA RTX 6000 Ada Generation",),
     "A100_80GB": ("NVIDIA A100 80GB PCIe", "NVIDIA A100-SXM4-80GB"),
     "H100": ("NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe", "NVIDIA H100 NVL"),
     "H200": ("NVIDIA H200",),
@@ -66,23 +74,9 @@ TYPES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Our GPU to RunPod's type ids."""
 
-SNAPSHOT: Final[Mapping[str, float]] = {
-    "L4": 0.684,
-    "RTX4090": 1.116,
-    "L40": 1.908,
-    "L40S": 1.908,
-    "A40": 1.224,
-    "RTXA6000": 1.224,
-    "A100_80GB": 2.736,
-    "H100": 4.176,
-    "H200": 5.58,
-    "B200": 8.64,
-}
-"""USD per GPU-hour of a flex worker, from RunPod's published prices per second, for when it can't be asked."""
-SNAPSHOT_AT: Final = datetime(2026, 3, 1, tzinfo=UTC).timestamp()
-SNAPSHOT_SOURCE: Final = "RunPod's pricing page, 2026-03"
-
+_LIVE: Final = "RunPod's catalog"
 _TOKEN: Final = "hf_secret"  # noqa: S105 - an option's name
+_STOCK: Final = ("NONE", "LOW", "MEDIUM", "HIGH")
 _QUIET_S: Final = 1.5
 """A worker's log goes on for ever: after so long without a line, all that was kept has been told."""
 _RESTARTS: Final = 3
@@ -134,22 +128,23 @@ class RunpodBackend(Backend):
 
     async def plan(self, request: ServiceRequest) -> Plan:
         scaling = _checked(request)
-        price, note = SNAPSHOT.get(request.gpu), f"price: {SNAPSHOT_SOURCE}"
+        offer = snapshot.rates(self.name).get(request.gpu)
+        price = None if offer is None else offer.price_per_hour_usd
+        quote = Quote.of(offer)
         if self.configured():
             try:
-                price = await self._live_price(request.gpu)
-                note = "price: RunPod's catalog, now"
+                price, quote = await self._live_price(request.gpu), Quote(time.time(), _LIVE)
             except BackendError as exc:
-                note += f" ({exc.message})"
+                quote = Quote.of(offer, exc.message)
         each = None if price is None else price * request.gpu_count
         worst = None if each is None else each * scaling.workers_max
         what = f"RunPod endpoint, at most {scaling.workers_max} workers"
-        notes = [note, "workers bill from their start, the loading of weights included"]
+        notes = ["workers bill from their start, the loading of weights included"]
         if request.public:
             notes.append("RunPod endpoints always ask for a key: --public changes nothing at RunPod itself")
         if request.engine.command is not None:
             notes.append("RunPod hands the engine command to the image's own entrypoint")
-        return Plan(request, (PlannedResource(what, request.name, worst),), each, tuple(notes))
+        return Plan(request, (PlannedResource(what, request.name, worst),), each, tuple(notes), quote)
 
     async def deploy(self, plan: Plan, progress: Progress) -> Endpoint:
         request = plan.request
@@ -236,18 +231,51 @@ class RunpodBackend(Backend):
         return Auth({"Authorization": f"Bearer {self._key()}"})
 
     async def prices(self) -> list[Offer]:
+        shipped = snapshot.rates(self.name)
         if not self.configured():
-            return [
-                Offer(self.name, Kind.SERVERLESS, gpu, usd, None, SNAPSHOT_AT, SNAPSHOT_SOURCE)
-                for gpu, usd in SNAPSHOT.items()
-            ]
+            return list(shipped.values())
         now, catalog = time.time(), await self._catalog()
-        priced = {gpu: _price(gpu, catalog) for gpu in TYPES}
+        any_other = next(iter(shipped.values()))
         return [
-            Offer(self.name, Kind.SERVERLESS, gpu, usd, None, now, "RunPod's catalog")
-            for gpu, usd in priced.items()
-            if usd is not None
+            Offer(
+                self.name,
+                OfferKind.SERVERLESS,
+                gpu,
+                usd,
+                None,
+                now,
+                _LIVE,
+                lines=any_other.lines,
+                billing=any_other.billing,
+                stock=_stock(gpu, catalog),
+                most_gpus=_most(gpu, catalog),
+                note=any_other.note,
+            )
+            for gpu in TYPES
+            if (usd := _price(gpu, catalog)) is not None
         ]
+
+    async def charges(self, ref: Ref, since: float, until: float) -> list[Charge]:
+        """An endpoint's hours in RunPod's billing history; of a destroyed one by its id alone."""
+        try:
+            made = ref.id or str((await self._endpoint(ref))["id"])
+        except NotFoundError as exc:
+            raise account.nameless(self.name, ref.name) from exc
+        what = f"the bill of {ref.name}"
+        told = await self._api.get(
+            "/v2/billing/serverless",
+            what,
+            startTime=_rfc3339(account.down_to(since, account.HOUR_S).timestamp()),
+            endTime=_rfc3339(account.up_to(until, account.HOUR_S).timestamp()),
+            bucketSize="hour",
+            serverlessId=made,
+        )
+        with account.understood(self.name, what):
+            records = told["records"]
+            if (count := told["metadata"]["recordCount"]) != len(records):
+                raise ValueError(f"{len(records)} of {count} records")
+            found = [_charge(one) for one in records if one["serverlessId"] == made]
+        return account.within(found, since, until)
 
     # Its own parts
 
@@ -408,6 +436,18 @@ def _price(gpu: str, catalog: list[dict[str, Any]]) -> float | None:
     return max(prices) if prices else None
 
 
+def _stock(gpu: str, catalog: list[dict[str, Any]]) -> str | None:
+    """RunPod's word for the best of its types; None where it says none."""
+    said = [str(i["availability"]) for i in catalog if i["id"] in TYPES[gpu] and i.get("availability")]
+    return max(said, key=lambda word: _STOCK.index(word) if word in _STOCK else -1, default=None)
+
+
+def _most(gpu: str, catalog: list[dict[str, Any]]) -> int | None:
+    """GPUs in the largest machine that RunPod has of its types."""
+    told = [i["maxCount"].get("secure") for i in catalog if i["id"] in TYPES[gpu] and i.get("maxCount")]
+    return max((count for count in told if isinstance(count, int)), default=None)
+
+
 def _judge(replicas: tuple[Replica, ...]) -> tuple[State, str]:
     states = {r.state for r in replicas}
     for state in (State.READY, State.STARTING):
@@ -423,6 +463,12 @@ def _judge(replicas: tuple[Replica, ...]) -> tuple[State, str]:
 def _ref(endpoint: Mapping[str, Any]) -> Ref:
     name = _name(endpoint)
     return Ref("runpod", Kind.SERVERLESS, name, endpoint["id"], deployment_of(name))
+
+
+def _charge(record: Mapping[str, Any]) -> Charge:
+    parts = {part: record[f"{part}Amount"] for part in ("gpu", "cpu", "disk", "fee")}
+    started, ended = (datetime.fromisoformat(record[f"{end}Time"]).timestamp() for end in ("start", "end"))
+    return Charge(started, ended, account.usd(record["totalAmount"]), account.lines(parts) or "no part of it told")
 
 
 def _name(endpoint: Mapping[str, Any]) -> str:

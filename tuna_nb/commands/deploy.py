@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import time
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
+from tuna_nb.commands.budget import keep_webhook, quiet_rule, wanted
 from tuna_nb.commands.context import Context
 from tuna_nb.deployments import scaling
+from tuna_nb.deployments.allowance import before_deploy
 from tuna_nb.deployments.apply import apply
 from tuna_nb.deployments.plan import DeploymentPlan, new_id, plan, require_set_up
 from tuna_nb.deployments.request import DeployRequest, new_name
 from tuna_nb.deployments.router_hosts.base import VM
 from tuna_nb.deployments.status import DeploymentStatus, status
 from tuna_nb.deployments.tracking import tracked
+from tuna_nb.deployments.webhook import read_url
 from tuna_nb.errors import ConflictError, RequestError, UsageError
 from tuna_nb.jobs import Report, Work
 
@@ -44,7 +49,15 @@ async def deploy(options: Namespace, context: Context) -> Work | DeploymentPlan:
             spots_cloud=request.spots_cloud or (None if request.serverless_only else before.spots_cloud),
             router_host=request.router_host or (None if request.serverless_only else before.router_host),
         )
+    budget, webhook_url = wanted(options), options.budget_webhook
     planned = await plan(workspace, request, live.id if live else new_id())
+    notes = before_deploy(workspace, request.service_name, live, budget, planned.worst_case_usd_per_hour)
+    planned = replace(
+        planned,
+        budget=None if budget is None else budget.record(planned.deployment_id, time.time()),
+        quiet=quiet_rule(options, planned.deployment_id),
+        budget_notes=notes,
+    )
     if options.dry_run:
         return planned
     await require_set_up(workspace, planned)
@@ -54,8 +67,15 @@ async def deploy(options: Namespace, context: Context) -> Work | DeploymentPlan:
             f"choose another --service-name, or `tuna destroy --service-name {live.name}` first",
         )
     name = request.service_name
+    if webhook_url is not None:
+        read_url(webhook_url, os.environ)
 
     async def build(report: Report) -> DeploymentStatus:
+        if webhook_url is not None:
+            for note in keep_webhook(workspace, planned.deployment_id, webhook_url, os.environ):
+                report.note(note)
+        for note in notes:
+            report.note(note)
         worst = planned.worst_case_usd_per_hour
         report.fact("worst case", "unknown" if worst is None else f"${worst:.2f} per hour")
         record = await apply(workspace, planned, report, until_spot=context.until_spot or options.wait)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from argparse import Namespace
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import replace
 
+from tuna_nb.backends import registry
 from tuna_nb.commands.context import Context
-from tuna_nb.deployments import reconcile
+from tuna_nb.deployments import companion, reconcile
 from tuna_nb.deployments.destroy import Removed
 from tuna_nb.deployments.destroy import destroy as take_down
 from tuna_nb.deployments.tracking import take_over, tracked
@@ -22,10 +24,12 @@ async def destroy(options: Namespace, context: Context) -> Work | Removed:
 
     async def cleanup(destroying: Awaitable[Removed], report: Report) -> Removed:
         removed = await destroying
-        if not options.azure_cleanup_env:
-            return removed
-        report.step("removing empty Azure environments", 0.97)
-        return replace(removed, names=(*removed.names, *await workspace.backend("azure").remove_shared()))
+        providers = [*_set_up(workspace)] if options.shared else ["azure"] if options.azure_cleanup_env else []
+        shared: list[str] = []
+        for number, name in enumerate(providers):
+            report.step(f"removing what {name} keeps between deployments", 0.9 + 0.1 * number / len(providers))
+            shared += await workspace.backend(name).remove_shared()
+        return replace(removed, names=(*removed.names, *shared))
 
     if options.service_name:
         record = workspace.store.deployment(options.service_name)
@@ -36,6 +40,16 @@ async def destroy(options: Namespace, context: Context) -> Work | Removed:
     if options.all:
         return Work("all-deployments", "destroy", lambda report: cleanup(_all(workspace, report), report))
     return Work("orphans", "destroy", lambda report: cleanup(_orphans(workspace, report, only_ours=False), report))
+
+
+def _set_up(workspace: Workspace) -> Iterator[str]:
+    """The providers that can be asked here."""
+    for name in registry.names():
+        try:
+            if workspace.backend(name).configured():
+                yield name
+        except BackendError:
+            continue  # it can't be loaded: nothing was ever made with it here
 
 
 async def _one(workspace: Workspace, name: str, report: Report) -> Removed:
@@ -73,6 +87,9 @@ async def _orphans(
 ) -> Removed:
     report.step("looking for what nobody owns", 0.9)
     errors: list[TunaError] = []
+    living = {r.id for r in workspace.store.deployments() if r.destroyed_at is None}
+    for lost in await asyncio.to_thread(companion.end_strays, workspace.settings, living):
+        report.note(f"the process that looked after {lost}, which is in no record, is ended")
     found = await reconcile.orphans(workspace)
     errors += [BackendError(f"{provider} could not be asked: {why}") for provider, why in found.unasked]
     removed: list[str] = []

@@ -10,17 +10,23 @@ from typing import Any
 
 from tuna_nb.backends.base import LogLine
 from tuna_nb.commands.context import Context
+from tuna_nb.commands.live import board_of
+from tuna_nb.costs import meter
 from tuna_nb.deployments import reconcile
-from tuna_nb.deployments.destroy import resource_ref
+from tuna_nb.deployments.board import Board
 from tuna_nb.deployments.plan import ROUTER
 from tuna_nb.deployments.status import DeploymentStatus, Fleet, LogStream
 from tuna_nb.deployments.status import status as status_of
+from tuna_nb.deployments.watch import resource_ref
 from tuna_nb.errors import TunaError
 from tuna_nb.records import ACTIVE
 
 
-async def status(options: Namespace, context: Context) -> DeploymentStatus:
+async def status(options: Namespace, context: Context) -> DeploymentStatus | Board:
+    """What is really there; with --live a board, which goes on telling it."""
     workspace = context.workspace
+    if options.live:
+        return board_of(workspace.settings, options.service_name)
     return await status_of(workspace, workspace.store.deployment(options.service_name))
 
 
@@ -37,6 +43,7 @@ async def list_(options: Namespace, context: Context) -> Fleet:
         tuple(rows),
         tuple((o.provider, o.role, o.name) for o in found.found),
         found.unasked,
+        meter.reading(workspace.settings),
     )
 
 

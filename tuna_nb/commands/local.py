@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from argparse import Namespace
 
+from tuna_nb.backends.base import Kind
 from tuna_nb.backends.local.backend import LocalBackend
+from tuna_nb.backends.local.bill import BilledInterval
 from tuna_nb.commands.context import Context
-from tuna_nb.costs.bill import Bill, BilledTime, make
+from tuna_nb.costs.bill import Bill, Side
 from tuna_nb.deployments.plan import SPOT
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import RequestError
@@ -38,21 +41,42 @@ async def preempt(workspace: Workspace, service_name: str, notice_s: float | Non
 
 async def own_bill(workspace: Workspace, service_name: str | None) -> Bill:
     """The cloud's own account, kept apart from everything Tuna computes."""
-    import time
-
     names = None
     if service_name is not None:
         record = workspace.store.deployment(service_name)
         names = {r.name for r in workspace.store.resources(record.id)}
-    intervals = (await backend(workspace).cloud.bill()).intervals
-    billed = [
-        BilledTime(
-            i.kind.value, "local", i.replica, i.started_at, i.ended_at, i.price_per_hour_usd, i.granularity_s
-        )
-        for i in intervals
-        if names is None or i.resource in names
-    ]
-    return make(service_name or "the local cloud", billed, None, time.time())
+    told = (await backend(workspace).cloud.bill()).intervals
+    intervals = [i for i in told if names is None or i.resource in names]
+    sides = tuple(
+        _side(kind.value, [i for i in intervals if i.kind is kind])
+        for kind in (Kind.SERVERLESS, Kind.SPOT)
+        if any(i.kind is kind for i in intervals)
+    )
+    return Bill(
+        service_name or "the local cloud",
+        sides,
+        usd=sum(side.usd for side in sides),
+        rate_usd_per_hour=sum(side.rate_usd_per_hour or 0.0 for side in sides),
+        requests=None,
+        prompt_tokens=None,
+        completion_tokens=None,
+        since=min((i.started_at for i in intervals), default=0.0),
+        until=time.time(),
+    )
+
+
+def _side(role: str, intervals: list[BilledInterval]) -> Side:
+    running = [i for i in intervals if i.ended_at is None]
+    return Side(
+        role,
+        LocalBackend.name,
+        replicas=len({i.replica for i in intervals}),
+        running=len(running),
+        hours=sum(i.billed_s for i in intervals) / 3600,
+        usd=sum(i.usd for i in intervals),
+        rate_usd_per_hour=sum(i.price_per_hour_usd for i in running),
+        basis="provider-reported",
+    )
 
 
 def backend(workspace: Workspace) -> LocalBackend:

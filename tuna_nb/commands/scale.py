@@ -8,6 +8,7 @@ from tuna_nb.commands.context import Context
 from tuna_nb.commands.deploy import read_policy
 from tuna_nb.deployments import scale as deployed
 from tuna_nb.deployments import scaling
+from tuna_nb.deployments.allowance import before_scale
 from tuna_nb.deployments.request import DeployRequest
 from tuna_nb.deployments.status import DeploymentStatus, status
 from tuna_nb.errors import UsageError
@@ -33,6 +34,7 @@ async def scale(options: Namespace, context: Context) -> DeploymentStatus:
         raise UsageError("scale: nothing to change", "for example --workers-max 3, or a policy in the cell")
     request = DeployRequest.from_json(record.request)
     serverless, spot = scaling.merge(policy, serverless=request.serverless, spot=request.spot, flags=flags)
+    before_scale(workspace, record, serverless, spot)
     await deployed.scale(workspace, record, serverless, spot)
     return await status(workspace, workspace.store.deployment(options.service_name))
 

@@ -1,43 +1,26 @@
-"""What a deployment has cost and costs now, from billed time: pure arithmetic over what providers report.
+"""What a deployment has cost and costs now: the answer of `tuna cost`, as data.
 
-Money is counted from the seconds that a replica was up, boot and idle included, because that is what is
-billed. Counting request seconds instead is off by up to seven times.
+Money is counted from the time that a replica was up, boot and idle included, because that is what is billed.
+Counting request seconds instead is off by up to seven times. Amounts are US dollars, times are Unix seconds.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True)
-class BilledTime:
-    """A replica's billed interval. role: serverless or spot; router for the VM that one has to itself.
-
-    Times are Unix seconds; ended_at None: it runs.
-    """
-
-    role: str
-    provider: str
-    replica_id: str
-    started_at: float
-    ended_at: float | None
-    price_per_hour_usd: float
-    granularity_s: float = 1.0
-
-    def seconds(self, now: float) -> float:
-        """Billed seconds: the interval rounded up to the granularity."""
-        up = max(0.0, (now if self.ended_at is None else self.ended_at) - self.started_at)
-        return math.ceil(round(up / self.granularity_s, 6)) * self.granularity_s
-
-    def usd(self, now: float) -> float:
-        return self.seconds(now) / 3600 * self.price_per_hour_usd
+from tuna_nb.costs.unserving import Unserving
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One backend's part of the bill. requests: answered by it; None where no router counts them."""
+    """One backend's part of the bill. replicas: how many there were; running: of these now.
+
+    hours: billed. error_usd: so much it may be off, either way. unknown_hours: billed hours without a known price,
+    which are not in `usd`. boot_usd, idle_usd: of `usd`, what went by before a replica could serve, and what it
+    cost while no request ran; None where nobody tells. basis: where its figures come from: measured,
+    provider-reported or estimated. charged_usd: what the provider's own account says, up to charged_until; None
+    where it has none. requests: answered by it; None where no router counts them.
+    """
 
     role: str
     provider: str
@@ -45,22 +28,99 @@ class Side:
     running: int
     hours: float
     usd: float
-    rate_usd_per_hour: float
+    rate_usd_per_hour: float | None
     requests: int | None = None
+    error_usd: float = 0.0
+    unknown_hours: float = 0.0
+    boot_usd: float | None = None
+    idle_usd: float | None = None
+    basis: str = "measured"
+    charged_usd: float | None = None
+    charged_until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A part of the bill by day, GPU, model or key. shared: its part of what also others used, by their time."""
+
+    name: str
+    usd: float
+    requests: int | None = None
+    tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Versus:
+    """What another policy would have cost for the same traffic. policy: `serverless only`, `on-demand only` or
+    `spot only`. usd None: it can't be told, and note says why. unserved: requests that would have found no machine
+    ready."""
+
+    policy: str
+    usd: float | None
+    note: str = ""
+    unserved: int = 0
+
+    def saving(self, actual_usd: float) -> float | None:
+        """Share of its cost that was saved; None where it is unknown, or would have been cheaper."""
+        return None if not self.usd or self.usd < actual_usd else 1 - actual_usd / self.usd
+
+    def cheaper(self, actual_usd: float) -> float | None:
+        """Share of what was paid that it would have saved; None where it is unknown, or would have been dearer."""
+        return None if self.usd is None or self.usd >= actual_usd else 1 - self.usd / actual_usd
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What it will have cost at the end of the user's own day and month, if it goes on as `method` says."""
+
+    day_usd: float | None
+    month_usd: float | None
+    method: str
 
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """basis: where the figures come from, for the reader. Amounts in US dollars."""
+    """since, until: the span that is told of. gaps: spans in which nobody counted. notes: for the reader.
+
+    rate_usd_per_hour: now; None where a price in use is unknown. prompt_tokens, completion_tokens: as the engines
+    told; None where no router counts. versus: other policies over versus_since..until with what was really paid in
+    it, versus_usd. unserving: (deployment, what bills there now and does not serve).
+    """
 
     name: str
     sides: tuple[Side, ...]
     usd: float
-    rate_usd_per_hour: float
+    rate_usd_per_hour: float | None
     requests: int | None
-    tokens: int | None
-    """Prompt and completion tokens that the engines reported; None where no router counts them."""
-    basis: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    since: float = 0.0
+    until: float = 0.0
+    error_usd: float = 0.0
+    by: str = "backend"
+    groups: tuple[Group, ...] = ()
+    forecast: Forecast | None = None
+    versus: tuple[Versus, ...] = ()
+    versus_since: float = 0.0
+    versus_usd: float = 0.0
+    gaps: tuple[tuple[float, float], ...] = ()
+    notes: tuple[str, ...] = ()
+    unserving: tuple[tuple[str, Unserving], ...] = ()
+
+    @property
+    def tokens(self) -> int | None:
+        if self.prompt_tokens is None or self.completion_tokens is None:
+            return None
+        return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def shows_error(self) -> bool:
+        """Whether it is worth a reader's while: a thousandth of the sum, and not below what is shown of it."""
+        return self.error_usd >= max(0.0001, self.usd / 1000)
+
+    @property
+    def unknown_hours(self) -> float:
+        return sum(side.unknown_hours for side in self.sides)
 
     @property
     def usd_per_1000_requests(self) -> float | None:
@@ -69,42 +129,3 @@ class Bill:
     @property
     def usd_per_million_tokens(self) -> float | None:
         return None if not self.tokens else self.usd / self.tokens * 1e6
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """The router's counters: requests answered, in all and by role, and tokens in and out."""
-
-    requests: int
-    by_role: tuple[tuple[str, int], ...]
-    tokens: int
-
-
-def make(name: str, billed: Iterable[BilledTime], traffic: Traffic | None, now: float) -> Bill:
-    """Add it up. now: Unix seconds, the end of what still runs."""
-    by_role: dict[tuple[str, str], list[BilledTime]] = {}
-    for interval in billed:
-        by_role.setdefault((interval.role, interval.provider), []).append(interval)
-    served = dict(traffic.by_role) if traffic else {}
-    sides = tuple(
-        Side(
-            role,
-            provider,
-            replicas=len({i.replica_id for i in intervals}),
-            running=sum(i.ended_at is None for i in intervals),
-            hours=sum(i.seconds(now) for i in intervals) / 3600,
-            usd=sum(i.usd(now) for i in intervals),
-            rate_usd_per_hour=sum(i.price_per_hour_usd for i in intervals if i.ended_at is None),
-            requests=served.get(role, 0) if traffic else None,
-        )
-        for (role, provider), intervals in sorted(by_role.items())
-    )
-    return Bill(
-        name,
-        sides,
-        usd=sum(s.usd for s in sides),
-        rate_usd_per_hour=sum(s.rate_usd_per_hour for s in sides),
-        requests=traffic.requests if traffic else None,
-        tokens=traffic.tokens if traffic else None,
-        basis="billed time as the providers report it, boot and idle included",
-    )

@@ -12,13 +12,16 @@ import contextlib
 import hashlib
 import time
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tuna_nb.backends.base import Backend, Endpoint, Plan, Ref, State
-from tuna_nb.deployments.destroy import destroy, resource_ref
+from tuna_nb.deployments import companion
+from tuna_nb.deployments.destroy import destroy
 from tuna_nb.deployments.plan import ROUTER, SERVERLESS, SPOT, DeploymentPlan, near
 from tuna_nb.deployments.router_client import RouterClient
 from tuna_nb.deployments.router_hosts.base import ALSO, PROCESS, is_moving
+from tuna_nb.deployments.watch import resource_ref
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import BackendError, CancelledError, EngineError, TunaError
 from tuna_nb.jobs import Report
@@ -50,6 +53,7 @@ async def apply(
         record = store.add_deployment(
             name, plan.request.to_json(), plan.to_json(), plan.records(), plan.deployment_id
         )
+    keep_limits(workspace, plan, record)
     attempt = _Apply(workspace, plan, record, report)
     served_before = record.endpoint_url is not None
     try:
@@ -71,6 +75,18 @@ async def apply(
     return store.deployment(name)
 
 
+def keep_limits(workspace: Workspace, plan: DeploymentPlan, record: DeploymentRecord) -> None:
+    """The budget and the rule for silence that came with the plan, recorded before anything is created."""
+    if plan.budget is not None:
+        b = plan.budget
+        workspace.store.budgets.put(
+            record.id, b.limit_usd, b.per, b.warn, b.action, webhook=b.webhook, now=record.created_at
+        )
+        workspace.store.add_event(record.id, f"budget: {b.limit_usd:g} USD, {b.per}, {b.action}")
+    if plan.quiet is not None:
+        workspace.store.budgets.put_quiet(replace(plan.quiet, deployment_id=record.id))
+
+
 class _Apply:
     """One attempt at one deployment."""
 
@@ -84,8 +100,6 @@ class _Apply:
         self._report = report
         self._by_role = {r.role: r for r in self._store.resources(record.id)}
         self._sides: list[tuple[str, Endpoint]] = []
-        self._kept = False
-        """Whether the router needs news: headers that expire, replicas that come and go."""
         self._url = ""
         """Of the endpoint."""
         self._interim: str | None = None
@@ -93,6 +107,8 @@ class _Apply:
 
     async def build(self, until_spot: bool) -> None:
         self._store.update_deployment(self._record.id, state="deploying", error=None)
+        # From here on somebody looks at what it costs, whatever becomes of this process.
+        await companion.ensure(self._workspace.settings, self._record.id)
         spot: asyncio.Task[Endpoint | None] | None = None
         try:
             if self._plan.spot is not None:
@@ -140,7 +156,9 @@ class _Apply:
         else:
             self._report.step("router", 0.3)
             resource = self._by_role[ROUTER]
-            settled = resource.state == "created" and not is_moving(resource)
+            # Where it serves already it is mended: one here would not help who has its address.
+            serves = resource.url is not None and resource.url == self._record.endpoint_url
+            settled = resource.state == "created" and (serves or not is_moving(resource))
             if self._workspace.router_host(resource.provider).takes_minutes and not settled:
                 url = self._interim = await self._start_router(PROCESS)
             else:
@@ -197,7 +215,7 @@ class _Apply:
     async def _create(self, role: str, plan: Plan) -> Endpoint:
         resource = self._by_role[role]
         backend = self._backend(role)
-        self._store.update_resource(resource.id, state="creating", error=None)
+        self._store.update_resource(resource.id, state="creating", error=None, gone_at=None)
         endpoint = await backend.deploy(plan, lambda text, _fraction: self._report.note(f"{role}: {text}"))
         self._store.update_resource(resource.id, state="created", provider_id=endpoint.ref.id, url=endpoint.url)
         return endpoint
@@ -221,17 +239,14 @@ class _Apply:
         known = self._record.id
         if name != resource.provider or self._interim is not None:
             known = ALSO + (name if name != resource.provider else PROCESS)
+        elif is_moving(resource):
+            known = resource.provider_id or known
         self._store.update_resource(resource.id, state="creating", error=None, provider_id=known)
         request = self._plan.request
         config = await self._router_config(beside_spot=host.beside_spot)
         url = await host.start(self._record.id, config, request.port, request.public, near(request))
         self._store.update_resource(resource.id, state="created", url=url)
-        await self._keep_renewed()
         return url
-
-    async def _keep_renewed(self) -> None:
-        if self._kept:
-            await self._workspace.router_host(self._resource(ROUTER).provider).keep_renewed(self._record.id)
 
     @property
     def _beside_spot(self) -> bool:
@@ -252,7 +267,6 @@ class _Apply:
     async def _router_backend(self, role: str, endpoint: Endpoint, beside_spot: bool) -> dict[str, Any]:
         backend = self._backend(role)
         auth = await backend.auth(endpoint.ref)
-        self._kept = self._kept or auth.expires_at is not None or endpoint.balances
         return {
             "name": role,
             "first_byte_timeout_s": backend.door.first_byte_s,
@@ -280,7 +294,6 @@ class _Apply:
         if self._interim is not None:
             interim = RouterClient(self._interim, self._key("admin_key"))
             await interim.configure({"backends": await self._router_backends(beside_spot=False)})
-        await self._keep_renewed()
         if spot is None:
             self._report.note("no spot GPUs for now; deploying the same name again tries once more")
             return

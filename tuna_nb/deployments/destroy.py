@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import Any
 
-from tuna_nb.backends.base import Kind, Ref
+from tuna_nb.deployments import companion
 from tuna_nb.deployments.plan import ROUTER
-from tuna_nb.deployments.router_client import RouterClient
 from tuna_nb.deployments.router_hosts.base import hosts_of
+from tuna_nb.deployments.watch import last_look, look, machine_of, resource_ref
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import TunaError
 from tuna_nb.jobs import Report
-from tuna_nb.records import DeploymentRecord, ResourceRecord, UsageRecord
+from tuna_nb.records import DeploymentRecord, ResourceRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +22,6 @@ class Removed:
 
     names: tuple[str, ...]
     note: str = ""
-
-
-def resource_ref(resource: ResourceRecord) -> Ref:
-    """How the provider knows it; the name alone will do where the id was never recorded."""
-    return Ref(resource.provider, Kind(resource.role), resource.name, resource.provider_id, resource.deployment_id)
 
 
 async def destroy(
@@ -48,7 +42,10 @@ async def destroy(
         return
     store.update_deployment(record.id, state="destroying")
     resources = [r for r in store.resources(record.id) if r.state != "gone"]
-    await _keep_traffic(workspace, record, resources, report)
+    await asyncio.to_thread(companion.end_of, workspace.settings, record.id)
+    # What ran and served until now, before it is gone.
+    for who, why in (await look(workspace, record)).trouble:
+        report.note(f"the bill's last figures of {who} could not be read: {why}")
     failures: list[TunaError] = []
     routers = [r for r in resources if r.role == ROUTER]
     others = [r for r in resources if r.role != ROUTER]
@@ -56,7 +53,9 @@ async def destroy(
         if group:
             names = " and ".join(r.role for r in group)
             report.step(f"removing {names}", 0.1 + 0.45 * number)
-        outcomes = await asyncio.gather(*(_remove(workspace, r, report) for r in group), return_exceptions=True)
+        outcomes = await asyncio.gather(
+            *(remove_resource(workspace, record, r, report) for r in group), return_exceptions=True
+        )
         for resource, outcome in zip(group, outcomes, strict=True):
             if isinstance(outcome, TunaError):
                 failures.append(outcome)
@@ -72,47 +71,29 @@ async def destroy(
     store.add_event(record.id, final_state if error is None else f"{final_state}: {error}")
 
 
-async def save_usage(workspace: Workspace, resource: ResourceRecord) -> list[UsageRecord]:
-    """Fetch the billed intervals of a resource from its provider into the store, and return them."""
-    intervals = await workspace.backend(resource.provider).usage(resource_ref(resource))
-    usage = [
-        UsageRecord(resource.id, i.replica_id, i.started_at, i.ended_at, i.price_per_hour_usd, i.granularity_s)
-        for i in intervals
-    ]
-    workspace.store.put_usage(usage)
-    return usage
-
-
-async def _remove(workspace: Workspace, resource: ResourceRecord, report: Report) -> None:
+async def remove_resource(
+    workspace: Workspace,
+    record: DeploymentRecord,
+    resource: ResourceRecord,
+    report: Report,
+    *,
+    error: str | None = None,
+) -> None:
+    """One part of a deployment: gone at its provider, and recorded so. error: why, where that was not asked for."""
     store = workspace.store
     store.update_resource(resource.id, state="destroying")
     if resource.role == ROUTER:
         for host in hosts_of(resource):
             await workspace.router_host(host).stop(resource.deployment_id)
+        now = time.time()
+        machine_of(workspace, resource, now, gone_at=now)
     else:
         backend = workspace.backend(resource.provider)
         await backend.destroy(resource_ref(resource))
         try:
-            await save_usage(workspace, resource)
+            await last_look(workspace, record, resource, time.time())
         except TunaError as e:
             # The resource is gone, and that is what matters; only its last bill is missing.
             report.note(f"{resource.role}: the last bill could not be read: {e.message}")
-    store.update_resource(resource.id, state="gone", gone_at=time.time(), error=None)
+    store.update_resource(resource.id, state="gone", gone_at=time.time(), error=error)
     report.note(f"{resource.role} {resource.name} is gone")
-
-
-async def _keep_traffic(
-    workspace: Workspace, record: DeploymentRecord, resources: list[ResourceRecord], report: Report
-) -> None:
-    router = next((r for r in resources if r.role == ROUTER), None)
-    if router is None:
-        return
-    try:
-        url = await workspace.router_host(router.provider).url(record.id)
-        if url is None:
-            return
-        stats: dict[str, Any] = await RouterClient(url, workspace.secrets.get(record.id, "admin_key")).stats()
-    except TunaError as e:
-        report.note(f"the router's last counters could not be read: {e.message}")
-        return
-    workspace.store.update_deployment(record.id, traffic=stats)

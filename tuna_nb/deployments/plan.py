@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tuna_nb.backends import registry
-from tuna_nb.backends.base import Backend, Engine, Kind, Plan, PlannedResource, ServiceRequest
+from tuna_nb.backends.base import Backend, Engine, Kind, Plan, PlannedResource, Quote, ServiceRequest
 from tuna_nb.backends.names import resource_name
 from tuna_nb.catalog import hub
+from tuna_nb.catalog.offers import DAY_S, SHELF_LIFE_S, OfferKind
+from tuna_nb.deployments import memory_check
 from tuna_nb.deployments.choice import Choice, choose
 from tuna_nb.deployments.request import DeployRequest
 from tuna_nb.deployments.router_choice import choose_host
 from tuna_nb.deployments.router_hosts.base import Prospect
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import BackendError, CredentialsError, RequestError, did_you_mean
+from tuna_nb.records import BudgetRecord, QuietRecord
 from tuna_nb.secrets import hugging_face_token
 
 SERVERLESS, SPOT, ROUTER = "serverless", "spot", "router"
@@ -26,7 +30,8 @@ _PREFERRED, _HERE = "aws", "local"
 @dataclass(frozen=True, slots=True)
 class DeploymentPlan:
     """spot and router_host are None for a serverless-only deployment. choice: why this serverless provider,
-    where the user named none. spot_provider: which backend rents at the request's `spots_cloud`."""
+    where the user named none. spot_provider: which backend rents at the request's `spots_cloud`. budget, quiet: to
+    be recorded with it; budget_notes: what the budgets over it mean for it."""
 
     deployment_id: str
     request: DeployRequest
@@ -36,12 +41,18 @@ class DeploymentPlan:
     choice: Choice | None = None
     router: Prospect | None = None
     spot_provider: str = _HERE
+    price_notes: tuple[str, ...] = ()
+    budget: BudgetRecord | None = None
+    quiet: QuietRecord | None = None
+    budget_notes: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What its reader should know, each once."""
         parts = (
+            self.budget_notes,
             self.choice.notes if self.choice else (),
+            self.price_notes,
             self.serverless.notes,
             self.spot.notes if self.spot else (),
             self.router.notes if self.router else (),
@@ -132,7 +143,8 @@ async def plan(workspace: Workspace, request: DeployRequest, deployment_id: str)
     """Choose providers and ask each what it would create.
 
     The request in the result names the providers that were chosen. Raises RequestError for a GPU that a chosen
-    provider does not sell, an option that no chosen provider has, a gated model without a token.
+    provider does not sell, an option that no chosen provider has, a gated model without a token, and one that can't
+    fit the GPUs.
     """
     choice: Choice | None = None
     prospect: Prospect | None = None
@@ -151,7 +163,10 @@ async def plan(workspace: Workspace, request: DeployRequest, deployment_id: str)
         request = replace(request, spots_cloud=cloud)
         sides.append((_side(workspace, registry.for_cloud(cloud, workspace.backend).name, Kind.SPOT), Kind.SPOT))
         # A wrong host is refused here, before anything is recorded.
-        host, prospect = await choose_host(workspace, request.router_host, sides[1][0], near(request))
+        only_here = serves_only_here(workspace, request, deployment_id)
+        host, prospect = await choose_host(
+            workspace, request.router_host, sides[1][0], near(request), only_here=only_here
+        )
         request = replace(request, router_host=host)
     known = {option for backend, _ in sides for option in backend.options}
     for option in request.options:
@@ -161,6 +176,9 @@ async def plan(workspace: Workspace, request: DeployRequest, deployment_id: str)
     engine = request.engine
     if not all(backend.pretends for backend, _ in sides) and engine.command is None:
         engine = replace(engine, gated=await _gated(request))
+        # Where resources are only pretended, the stand-in serves whatever it is called.
+        if (refused := await memory_check.check(request)) is not None:
+            raise refused
     plans = [await backend.plan(_service(request, backend, kind, deployment_id, engine)) for backend, kind in sides]
     return DeploymentPlan(
         deployment_id,
@@ -171,13 +189,57 @@ async def plan(workspace: Workspace, request: DeployRequest, deployment_id: str)
         choice,
         prospect,
         sides[-1][0].name,
+        tuple(
+            note
+            for side, kind in zip(plans, (OfferKind.SERVERLESS, OfferKind.SPOT), strict=False)
+            if (note := quoted(side.quote, kind, request.gpu, time.time())) is not None
+        ),
     )
 
 
+async def price_now(workspace: Workspace, request: DeployRequest, deployment_id: str, role: str) -> float | None:
+    """What a replica of a side costs an hour at this moment, as its provider says; None where it does not tell.
+
+    Raises TunaError where it can't be asked.
+    """
+    kind = Kind(role)
+    name = request.serverless_provider or _HERE
+    if kind is Kind.SPOT:
+        name = registry.for_cloud(request.spots_cloud or _HERE, workspace.backend).name
+    backend = workspace.backend(name)
+    return (await backend.plan(_service(request, backend, kind, deployment_id, request.engine))).price_per_hour_usd
+
+
+def quoted(quote: Quote | None, kind: OfferKind, gpu: str, now: float) -> str | None:
+    """Where a side's price comes from and how old it is, and a warning where it may not be believed any more.
+
+    None where it is nobody's list price. now: Unix seconds.
+    """
+    if quote is None:
+        return None
+    days = (now - quote.observed_at) / DAY_S
+    when = "now" if days < 1 / 24 else "today" if days < 1 else f"{days:.0f} day{'s' * (round(days) != 1)} old"
+    said = f"{kind} price: {quote.source}, {when}"
+    if now - quote.observed_at > SHELF_LIFE_S[kind]:
+        said += f": STALE, the bill may differ; `tuna show-gpus --gpu {gpu} --live` asks for today's"
+    elif quote.snapshot:
+        said += "; only from the table that ships with Tuna"
+    return said
+
+
+def serves_only_here(workspace: Workspace, request: DeployRequest, deployment_id: str) -> bool:
+    """Whether the serverless side, whose provider is chosen, is reached from this machine alone."""
+    backend = workspace.backend(request.serverless_provider or _HERE)
+    return backend.only_here(_service(request, backend, Kind.SERVERLESS, deployment_id, request.engine))
+
+
 def near(request: DeployRequest) -> str | None:
-    """Where the spot side is, as SkyPilot names places: a cloud, or a cloud and its region; None for wherever."""
+    """Where the spot side is, as SkyPilot names places: a cloud, or a cloud and its region; None for wherever.
+
+    Of a zone its region: what is only to be near need not be where spot machines are scarce.
+    """
     cloud = request.options.get("cloud") or request.spots_cloud
-    region = (request.region or "").partition(",")[0]
+    region = (request.region or "").partition(",")[0].partition("/")[0].strip()
     if cloud in (None, _HERE):
         return None
     return f"{cloud}/{region}" if region else cloud

@@ -6,9 +6,10 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tuna_nb.deployments.plan import ROUTER, near
+from tuna_nb.deployments.plan import ROUTER, near, serves_only_here
 from tuna_nb.deployments.request import DeployRequest
-from tuna_nb.deployments.router_hosts import companion, wheel
+from tuna_nb.deployments.router_choice import require_reach
+from tuna_nb.deployments.router_hosts import wheel
 from tuna_nb.deployments.router_hosts.base import ALSO, CLEAR, PROCESS, RouterHost, RouterState, hosts_of
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import NotFoundError, RequestError, RouterError
@@ -76,8 +77,8 @@ async def move(workspace: Workspace, record: DeploymentRecord, to: str, report: 
     prospect = await new.prospect(near(request))
     if prospect.trouble is not None:
         raise RequestError(f"no router can run on {to}: {prospect.trouble}", prospect.hint)
+    require_reach(new, only_here=serves_only_here(workspace, request, record.id))
     config = await old.config(record.id)
-    kept = companion.find(record.id, companion.KEEPER) is not None
     store = workspace.store
     for also in hosts_of(resource)[1:]:
         if also != to:  # the one that served while this one's machine came up, say
@@ -98,8 +99,6 @@ async def move(workspace: Workspace, record: DeploymentRecord, to: str, report: 
     report.step(f"the one on {resource.provider} finishes what runs", 0.7)
     await old.stop(record.id)
     store.update_resource(resource.id, provider_id=record.id)
-    if kept:
-        await new.keep_renewed(record.id)
     report.fact("endpoint", f"{url}/v1")
     return await report_of(workspace, store.deployment(record.name), f"clients must be told the address: {url}/v1")
 

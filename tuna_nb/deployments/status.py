@@ -8,11 +8,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from tuna_nb.backends.base import LogLine, Replica, State
-from tuna_nb.deployments.destroy import resource_ref
+from tuna_nb.backends.base import LogLine, Replica, State, Status
+from tuna_nb.costs.meter import Reading
+from tuna_nb.costs.unserving import Unserving
 from tuna_nb.deployments.plan import ROUTER
 from tuna_nb.deployments.router_client import RouterClient
+from tuna_nb.deployments.silence import unserving
 from tuna_nb.deployments.tracking import live_job
+from tuna_nb.deployments.watch import resource_ref
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import TunaError
 from tuna_nb.records import DeploymentRecord, ResourceRecord
@@ -40,7 +43,8 @@ class Component:
 class DeploymentStatus:
     """state: deploying, running, degraded, interrupted, destroying, failed or destroyed. Times: Unix seconds.
 
-    routing: the router's `route_stats`; spot_state: its view of the spot side.
+    routing: the router's `route_stats`; spot_state: its view of the spot side. unserving: what bills and does not
+    serve.
     """
 
     name: str
@@ -57,6 +61,7 @@ class DeploymentStatus:
     step: str | None = None
     error: str | None = None
     hint: str | None = None
+    unserving: tuple[Unserving, ...] = ()
 
     @property
     def rate_usd_per_hour(self) -> float | None:
@@ -95,7 +100,25 @@ async def status(workspace: Workspace, record: DeploymentRecord) -> DeploymentSt
         step=step,
         error=record.error,
         hint=hint,
+        unserving=_unserving(workspace, record, resources, components),
     )
+
+
+def _unserving(
+    workspace: Workspace,
+    record: DeploymentRecord,
+    resources: list[ResourceRecord],
+    components: tuple[Component, ...],
+) -> tuple[Unserving, ...]:
+    """As far as somebody has looked."""
+    states = {
+        resource.id: Status(
+            resource_ref(resource), State(part.state), part.replicas, part.billing, time.time(), part.detail
+        )
+        for resource, part in zip(resources, components, strict=True)
+        if resource.role != ROUTER and part.state in set(State)
+    }
+    return tuple(unserving(workspace.store, record, states, time.time()).values()) if resources else ()
 
 
 def _judge(
@@ -173,6 +196,8 @@ class Fleet:
     deployments: tuple[DeploymentStatus, ...]
     orphans: tuple[tuple[str, str, str], ...] = ()
     unasked: tuple[tuple[str, str], ...] = ()
+    meter: Reading | None = None
+    """What those that run have cost so far, by the records; None where nothing runs or nobody can tell."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuna_nb.backends import registry
@@ -29,6 +30,11 @@ class Workspace:
         from tuna_nb.store import Store
 
         return Store(self.settings)
+
+    def has_records(self) -> bool:
+        """False where no store was ever made here; without making one."""
+        scheme, _, path = self.settings.database_url.partition(":///")
+        return scheme != "sqlite" or Path(path).exists()
 
     def backend(self, name: str) -> Backend:
         """Raises RequestError for a name nobody registered, BackendError where its package is missing."""

@@ -53,6 +53,7 @@ class TunaMagics(Magics):
         if options.out and (not options.out.isidentifier() or keyword.iskeyword(options.out)):
             raise UsageError(f"--out: {options.out!r} is not a variable name", "write --out NAME, e.g. --out table")
         try:
+            options.quiet = line.rstrip().endswith(";")
             result = self._run(options, cell)
         except KeyboardInterrupt:
             raise CancelledError(f"{options.verb}: interrupted") from None
@@ -60,6 +61,13 @@ class TunaMagics(Magics):
             self.shell.user_ns[options.out] = result
             return None
         return result
+
+    def stop_boards(self) -> None:
+        """Leave plain HTML where a live board stands."""
+        # Not imported for this: where it is not, no board was shown.
+        dashboard = sys.modules.get("tuna_nb.views.dashboard")
+        if dashboard is not None:
+            dashboard.Dashboard.stop_all()
 
     def service_names(self) -> list[str]:
         """The deployments that this kernel has dealt with, for completion."""
@@ -90,23 +98,23 @@ class TunaMagics(Magics):
         job, _ = self.jobs.submit(work)
         # A deploy goes on in the background; what removes things is worth waiting for, except on request.
         wait = getattr(options, "wait", False) or shown == mode.HEADLESS or work.verb != "deploy"
-        if shown == mode.WIDGET:
-            from tuna_nb.views.live import JobView
-
-            JobView(job).show()
-        else:
-            from tuna_nb.views.text import TextProgress
-
-            if wait or shown == mode.TERMINAL:
-                job.subscribe(TextProgress(sys.stdout, error_is_shown=wait))
-        if not wait:
-            return _JobHandle(job, quiet_once=shown == mode.WIDGET)
-        result = job.wait()
+        try:
+            _show_progress(job, shown, wait)
+            if not wait:
+                return _JobHandle(job, quiet_once=shown == mode.WIDGET)
+            result = job.wait()
+        except KeyboardInterrupt:
+            # Before it was waited for: the job may have come far while this cell was only about to show it.
+            if not wait:
+                raise
+            job.interrupt()
+            result = None
         if shown == mode.WIDGET:
             return None
         return self._present(result, options)
 
     def _present(self, result: Any, options: Namespace) -> Any:
+        from tuna_nb.deployments.board import Board
         from tuna_nb.deployments.connection import Connection
         from tuna_nb.deployments.status import LogStream
         from tuna_nb.jobs import Job
@@ -114,12 +122,56 @@ class TunaMagics(Magics):
 
         if isinstance(result, Connection):
             return self._connect(result, options)
+        if isinstance(result, Board):
+            return self._board(result)
         if isinstance(result, LogStream):
             return self._logs(result)
         if isinstance(result, Job):
             return _JobHandle(result)
+        if getattr(options, "explore", False):
+            from tuna_nb.views import explorer
+
+            return explorer.show(result)
+        if getattr(options, "chart", None):
+            from tuna_nb.views import charts
+
+            return charts.chart(result, options.chart)
+        if getattr(options, "history", False):
+            from IPython.display import display
+
+            from tuna_nb.views import charts
+
+            # Seen above the table, which is what `df = ...` gets.
+            display(charts.chart(result, "history"))
         table = data.frame(result)
+        for line in data.beside(result):
+            print(line)
+        meter = getattr(result, "meter", None)
+        if meter is not None and not options.quiet:
+            print(meter.line)
         return table if table is not None else Shown(result)
+
+    def _board(self, board: Any) -> None:
+        """Live under the cell, or in the terminal until Ctrl-C; once, where nobody watches."""
+        shown = mode.detect(self.shell, mode.forced())
+        if shown == mode.WIDGET:
+            from tuna_nb.views.dashboard import Dashboard
+
+            Dashboard(board).show()
+            return
+        from tuna_nb.views import ticker
+
+        try:
+            if shown == mode.TERMINAL:
+                ticker.run(board, sys.stdout)
+            else:
+                from IPython.display import display
+
+                from tuna_nb.views.dashboard import static_bundle
+
+                display(static_bundle(ticker.once(board), board.money_first), raw=True)
+        finally:
+            board.close()
 
     def _connect(self, connection: Any, options: Namespace) -> Any:
         if options.env:
@@ -143,6 +195,18 @@ class TunaMagics(Magics):
                 print(f"{time.strftime('%H:%M:%S', time.localtime(line.at))} {role} {line.source}: {line.text}")
 
         LoopThread.run(pump())
+
+
+def _show_progress(job: Any, shown: str, wait: bool) -> None:
+    """As the cell can: live widgets, or lines; nothing in a headless run that does not wait."""
+    if shown == mode.WIDGET:
+        from tuna_nb.views.live import JobView
+
+        JobView(job).show()
+    elif wait or shown == mode.TERMINAL:
+        from tuna_nb.views.text import TextProgress
+
+        job.subscribe(TextProgress(sys.stdout, error_is_shown=wait))
 
 
 def _closing(work: Any, workspace: Any) -> Any:

@@ -7,6 +7,13 @@ from typing import Any
 WIDGET, HEADLESS, TERMINAL = "widget", "headless", "terminal"
 
 
+def forced() -> str | None:
+    """The mode that `TUNA_NB_MODE` asks for."""
+    from tuna_nb.settings import Settings
+
+    return Settings.load().mode
+
+
 def detect(shell: Any, forced: str | None) -> str:
     """A kernel whose requests may not ask for input is being executed by a tool (nbclient, papermill): it dies
     after its last cell, so background work must be waited for there."""

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from tuna_nb import grammar
-from tuna_nb.errors import CancelledError, TunaError
+from tuna_nb.errors import CancelledError, TunaError, UsageError
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -55,6 +55,10 @@ def _run(options: Namespace) -> int:
     from tuna_nb.jobs import Work
     from tuna_nb.settings import Settings
 
+    for flag in grammar.NOTEBOOK_ONLY:
+        if getattr(options, flag, None):
+            there = f"in a notebook: %tuna {options.verb} --{flag}; here: -o json"
+            raise UsageError(f"{options.verb}: --{flag} can't be shown in a terminal", there)
     if options.verbose:
         import logging
 
@@ -83,22 +87,34 @@ def _work(work: Any, options: Namespace, context: Any) -> Any:
 
 
 def _show(result: Any, options: Namespace) -> int:
-    from tuna_nb.deployments.checks import ProviderChecks
-    from tuna_nb.deployments.connection import Connection
-    from tuna_nb.deployments.status import LogStream
-    from tuna_nb.views import data, text
-    from tuna_nb.views.sheets import sheet
+    """A result is known by what it has, not by its class: importing every class costs more than most verbs."""
+    if hasattr(result, "watch"):
+        from tuna_nb.views import ticker
 
-    if isinstance(result, LogStream):
+        try:
+            ticker.run(result, sys.stdout, as_json=options.output == "json")
+        finally:
+            result.close()
+        return 0
+    if hasattr(result, "lines"):
         return _follow(result, options.output == "json")
-    if isinstance(result, Connection) and options.env:
+    if getattr(options, "env", False):
         print(f"export OPENAI_BASE_URL={shlex.quote(result.base_url)}")
         print(f"export OPENAI_API_KEY={shlex.quote(result.api_key)}")
     elif options.output == "json":
+        from tuna_nb.views import data
+
         print(data.as_json(result))
+    elif getattr(options, "chart", None):
+        from tuna_nb.views import charts, text
+
+        text.show(charts.chart(result, options.chart).sheet, sys.stdout)
     else:
+        from tuna_nb.views import text
+        from tuna_nb.views.sheets import sheet
+
         text.show(sheet(result), sys.stdout)
-    return 1 if isinstance(result, ProviderChecks) and not result.passed else 0
+    return 0 if getattr(result, "passed", True) else 1
 
 
 def _follow(stream: Any, as_json: bool) -> int:

@@ -19,8 +19,8 @@ _COLOUR = {
     "plain": "inherit",
 }
 _SIGN = {"good": "✔", "bad": "✖", "busy": "…", "plain": ""}
-_FONT = "font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:13px;line-height:1.5"
-_QUIET = "opacity:.75"
+FONT = "font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:13px;line-height:1.5"
+QUIET = "opacity:.75"
 _LINE = "rgba(128,128,128,.35)"
 _WORD = 12
 _CELL = f"text-align:left;padding:2px 12px 2px 0;border-bottom:1px solid {_LINE};vertical-align:top"
@@ -29,18 +29,18 @@ _CELL = f"text-align:left;padding:2px 12px 2px 0;border-bottom:1px solid {_LINE}
 def render(sheet: Sheet) -> str:
     sign = f"{_SIGN[sheet.tone]} " if _SIGN[sheet.tone] else ""
     parts = [
-        f'<div style="{_FONT}"><div style="font-weight:600;color:{_COLOUR[sheet.tone]}">'
+        f'<div style="{FONT}"><div style="font-weight:600;color:{_COLOUR[sheet.tone]}">'
         f"{sign}{escape(sheet.title)}</div>",
         facts(sheet.facts),
     ]
     if sheet.columns:
-        head = "".join(f'<th scope="col" style="{_CELL};{_QUIET}">{escape(c)}</th>' for c in sheet.columns)
+        head = "".join(f'<th scope="col" style="{_CELL};{QUIET}">{escape(c)}</th>' for c in sheet.columns)
         body = "".join("<tr>" + "".join(_cell(c) for c in row) + "</tr>" for row in sheet.rows)
         parts.append(
             f'<table style="border-collapse:collapse;margin:6px 0;color:inherit"><thead><tr>{head}</tr></thead>'
             f"<tbody>{body}</tbody></table>"
         )
-    parts += [f'<div style="{_QUIET}">{escape(note)}</div>' for note in sheet.notes]
+    parts += [f'<div style="{QUIET}">{escape(note)}</div>' for note in sheet.notes]
     return "".join(parts) + "</div>"
 
 
@@ -53,7 +53,7 @@ def _cell(text: str) -> str:
 def facts(pairs: tuple[tuple[str, str], ...]) -> str:
     """Label and value, side by side, wrapping on a narrow page."""
     cells = "".join(
-        f'<span style="margin-right:18px"><span style="{_QUIET}">{escape(label)}</span> '
+        f'<span style="margin-right:18px"><span style="{QUIET}">{escape(label)}</span> '
         f'<span style="font-weight:500;overflow-wrap:anywhere">{escape(value)}</span></span>'
         for label, value in pairs
     )
@@ -73,9 +73,9 @@ def job_head(s: Snapshot, now: float) -> str:
         lines = [escape(s.error.message)] + ([f"hint: {escape(s.error.hint)}"] if s.error.hint else [])
         said = f'<div style="color:{_COLOUR[tone]}">' + "<br>".join(lines) + "</div>"
     return (
-        f'<div style="{_FONT}"><span role="status" aria-live="polite"><b>{escape(s.name)}</b> {escape(s.verb)} '
+        f'<div style="{FONT}"><span role="status" aria-live="polite"><b>{escape(s.name)}</b> {escape(s.verb)} '
         f'<span style="color:{_COLOUR[tone]};font-weight:600">{_SIGN[tone]} {escape(s.state)}</span></span>'
-        f'<span style="{_QUIET}"> {s.fraction:.0%} · {age(s.elapsed_s(now))}{step}</span>'
+        f'<span style="{QUIET}"> {s.fraction:.0%} · {age(s.elapsed_s(now))}{step}</span>'
         f"{facts(s.facts)}{said}</div>"
     )
 
@@ -84,7 +84,7 @@ def job(s: Snapshot, now: float) -> str:
     """A job that has ended, or one in a page that can't be live: the head and a log that folds away."""
     log = escape("\n".join(log_lines(s)))
     return (
-        f'{job_head(s, now)}<details style="{_FONT}"><summary>{len(s.log)} log lines</summary>'
+        f'{job_head(s, now)}<details style="{FONT}"><summary>{len(s.log)} log lines</summary>'
         f'<pre style="white-space:pre-wrap;margin:0">{log}</pre></details>'
     )
 

@@ -6,21 +6,27 @@ One mapping per kind of result, so that terminal, notebook and saved file say th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
-from tuna_nb.backends.base import Check
-from tuna_nb.benchmarks.story import Story
-from tuna_nb.costs.bill import Bill
-from tuna_nb.deployments.checks import ProviderChecks
-from tuna_nb.deployments.connection import Connection
-from tuna_nb.deployments.destroy import Removed
-from tuna_nb.deployments.plan import DeploymentPlan
-from tuna_nb.deployments.routers import RouterReport
-from tuna_nb.deployments.status import DeploymentStatus, Fleet
-from tuna_nb.errors import TunaError
-from tuna_nb.records import JobRecord
+from tuna_nb.costs.unserving import said
+
+if TYPE_CHECKING:
+    from tuna_nb.backends.base import Check
+    from tuna_nb.benchmarks.story import Story
+    from tuna_nb.catalog.fit import FitList
+    from tuna_nb.catalog.listing import PriceList
+    from tuna_nb.costs.bill import Bill
+    from tuna_nb.costs.budget_list import BudgetList
+    from tuna_nb.deployments.checks import ProviderChecks
+    from tuna_nb.deployments.connection import Connection
+    from tuna_nb.deployments.destroy import Removed
+    from tuna_nb.deployments.plan import DeploymentPlan
+    from tuna_nb.deployments.routers import RouterReport
+    from tuna_nb.deployments.status import DeploymentStatus, Fleet
+    from tuna_nb.errors import TunaError
+    from tuna_nb.records import JobRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +44,15 @@ class Sheet:
 def sheet(result: Any, now: float | None = None) -> Sheet:
     """The sheet of any command's result. Raises TypeError for one that has none."""
     now = time.time() if now is None else now
-    if isinstance(result, list) and result and isinstance(result[0], JobRecord):
-        return _jobs(result, now)
-    for kind, make in _SHEETS:
-        if isinstance(result, kind):
-            return make(result, now)
-    raise TypeError(f"no view for {type(result).__name__}")
+    if isinstance(result, list) and result:
+        result = tuple(result)
+        kind = f"{type(result[0]).__name__}s"
+    else:
+        kind = type(result).__name__
+    make = _SHEETS.get(kind)
+    if make is None:
+        raise TypeError(f"no view for {kind}")
+    return make(result, now)
 
 
 def usd(amount: float | None, digits: int = 4) -> str:
@@ -95,7 +104,8 @@ def _status(s: DeploymentStatus, now: float) -> Sheet:
         )
         for c in s.components
     )
-    notes = tuple(n for n in (s.error and f"last error: {s.error}", s.hint and f"hint: {s.hint}") if n)
+    wrong = tuple(said(one, s.name) for one in s.unserving)
+    notes = wrong + tuple(n for n in (s.error and f"last error: {s.error}", s.hint and f"hint: {s.hint}") if n)
     state = f"{s.state}: {s.step}" if s.step else s.state
     return Sheet(
         f"{s.name} is {state}",
@@ -103,7 +113,7 @@ def _status(s: DeploymentStatus, now: float) -> Sheet:
         ("part", "provider", "state", "replicas", "billing", "$/h now", "detail") if rows else (),
         rows,
         notes,
-        _tone(s.state),
+        "bad" if s.unserving else _tone(s.state),
     )
 
 
@@ -128,7 +138,7 @@ def _fleet(f: Fleet, now: float) -> Sheet:
     rows = tuple(
         (
             s.name,
-            s.state,
+            f"{s.state}, NOT SERVING" if any(not one.forgotten for one in s.unserving) else s.state,
             s.model,
             s.gpu,
             usd(s.rate_usd_per_hour, 3),
@@ -139,18 +149,20 @@ def _fleet(f: Fleet, now: float) -> Sheet:
     )
     rates = [s.rate_usd_per_hour for s in f.deployments]
     total = None if any(r is None for r in rates) else sum(r or 0 for r in rates)
-    notes = [f"{s.name}: {s.error}" for s in f.deployments if s.error]
+    notes = [f"{s.name}: {said(one, s.name)}" for s in f.deployments for one in s.unserving]
+    notes += [f"{s.name}: {s.error}" for s in f.deployments if s.error]
     notes += [f"{s.name}: {s.hint}" for s in f.deployments if s.hint]
     notes += [
         f"owned by no deployment: {role} {name} at {provider} (`tuna destroy --orphans`)"
         for provider, role, name in f.orphans
     ]
     notes += [f"{provider} could not be asked: {why}" for provider, why in f.unasked]
-    bad = any(_tone(s.state) == "bad" for s in f.deployments) or bool(f.orphans)
+    so_far = () if f.meter is None else (("so far, by the records", f.meter.so_far),)
+    bad = any(_tone(s.state) == "bad" or s.unserving for s in f.deployments) or bool(f.orphans)
     title = f"{len(rows)} deployment{'s' * (len(rows) != 1)}" if rows else "no deployments"
     return Sheet(
         title,
-        (("costs now", f"{usd(total, 3)} per hour"),) if rows else (),
+        (("costs now", f"{usd(total, 3)} per hour"), *so_far) if rows else (),
         ("name", "state", "model", "gpu", "$/h now", "age", "endpoint") if rows else (),
         rows,
         tuple(notes),
@@ -175,35 +187,6 @@ def _plan(p: DeploymentPlan, _now: float) -> Sheet:
     )
 
 
-def _bill(b: Bill, _now: float) -> Sheet:
-    facts = [("so far", usd(b.usd)), ("now", f"{usd(b.rate_usd_per_hour, 3)} per hour")]
-    if b.requests is not None:
-        facts.append(("requests", f"{b.requests:,}"))
-    if b.usd_per_1000_requests is not None:
-        facts.append(("per 1,000 requests", usd(b.usd_per_1000_requests)))
-    if b.usd_per_million_tokens is not None:
-        facts.append(("per million tokens", usd(b.usd_per_million_tokens, 2)))
-    rows = tuple(
-        (
-            s.role,
-            s.provider,
-            f"{s.replicas} ({s.running} now)",
-            f"{s.hours * 3600:,.0f} s",
-            usd(s.usd),
-            usd(s.rate_usd_per_hour, 3),
-            "-" if s.requests is None else f"{s.requests:,}",
-        )
-        for s in b.sides
-    )
-    return Sheet(
-        f"{b.name} has cost {usd(b.usd)}",
-        tuple(facts),
-        ("part", "provider", "replicas", "billed", "cost", "$/h now", "requests") if rows else (),
-        rows,
-        (f"from {b.basis}",),
-    )
-
-
 def _checks(c: ProviderChecks, _now: float) -> Sheet:
     def judged(provider: str, row: Check) -> str:
         return "ok" if row.passed else "not set up" if provider in c.unused else "MISSING"
@@ -220,7 +203,7 @@ def _checks(c: ProviderChecks, _now: float) -> Sheet:
     )
 
 
-def _jobs(jobs: list[JobRecord], now: float) -> Sheet:
+def _jobs(jobs: tuple[JobRecord, ...], now: float) -> Sheet:
     rows = tuple(
         (
             j.name,
@@ -282,19 +265,49 @@ def _connection(c: Connection, _now: float) -> Sheet:
     )
 
 
-_SHEETS: tuple[tuple[type, Callable[[Any, float], Sheet]], ...] = (
-    (DeploymentStatus, _status),
-    (Fleet, _fleet),
-    (RouterReport, _router),
-    (DeploymentPlan, _plan),
-    (Bill, _bill),
-    (ProviderChecks, _checks),
-    (Story, _story),
-    (Removed, _removed),
-    (Connection, _connection),
-    (list, lambda _r, _now: Sheet("none")),
-    (str, lambda r, _now: Sheet(r)),
-)
+def _fit(fits: FitList, now: float) -> Sheet:
+    from tuna_nb.views.fit_sheet import fit_sheet
+
+    return fit_sheet(fits, now)
+
+
+def _bill(b: Bill, now: float) -> Sheet:
+    from tuna_nb.views.bill_sheet import bill_sheet
+
+    return bill_sheet(b, now)
+
+
+def _budgets(b: BudgetList, now: float) -> Sheet:
+    from tuna_nb.views.budget_sheet import budget_sheet
+
+    return budget_sheet(b, now)
+
+
+def _prices(p: PriceList, now: float) -> Sheet:
+    from tuna_nb.views.price_sheet import price_sheet
+
+    return price_sheet(p, now)
+
+
+_SHEETS: Final[Mapping[str, Callable[[Any, float], Sheet]]] = {
+    "DeploymentStatus": _status,
+    "Fleet": _fleet,
+    "RouterReport": _router,
+    "DeploymentPlan": _plan,
+    "Bill": _bill,
+    "BudgetList": _budgets,
+    "PriceList": _prices,
+    "ProviderChecks": _checks,
+    "JobRecords": _jobs,
+    "Story": _story,
+    "FitList": _fit,
+    "Removed": _removed,
+    "Connection": _connection,
+    "list": lambda _r, _now: Sheet("none"),
+    "str": lambda r, _now: Sheet(r),
+}
+"""By the name of the result's class, a list by that of its items: importing the classes would cost more than most
+verbs do."""
 
 
 def error_sheet(error: TunaError) -> Sheet:

@@ -28,6 +28,11 @@ def show(sheet: Sheet, stream: TextIO) -> None:
     _print(sheet, stream, force_jupyter=False)
 
 
+def show_in(sheet: Sheet, stream: TextIO, width: int) -> None:
+    """With a terminal's colours, whatever the stream is."""
+    _print(sheet, stream, width=width, force_jupyter=False, force_terminal=True, color_system="standard")
+
+
 def _print(sheet: Sheet, out: TextIO, **console_options: Any) -> None:
     from rich import box
     from rich.cells import cell_len
@@ -36,7 +41,7 @@ def _print(sheet: Sheet, out: TextIO, **console_options: Any) -> None:
     from rich.text import Text
 
     console = Console(file=out, highlight=False, **console_options)
-    console.print(Text(sheet.title, style=_STYLE[sheet.tone]))
+    console.print(Text(sheet.title, style=_STYLE[sheet.tone]), soft_wrap=True)
     if sheet.facts:
         widest = max(len(label) for label, _ in sheet.facts)
         for label, value in sheet.facts:

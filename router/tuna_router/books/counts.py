@@ -23,6 +23,8 @@ class Counts:
         """Seconds for which requests waited for a place and got it."""
         self.last_wait_s = 0.0
         """The wait of the one that got its place last."""
+        self.tokens = 0
+        """Of answers that ended: pieces of streams that could be continued, else completion tokens."""
         self._itl: dict[str, Histogram] = {}
 
     def itl(self, backend: str) -> Histogram:

@@ -75,6 +75,12 @@ class Ledger:
         for cost in self.backends.values():
             cost.advance(now)
 
+    def counted(self) -> tuple[float, float]:
+        """What all backends cost in this life of the router, up to now: dollars, and seconds of unknown price."""
+        self.advance()
+        costs = self.backends.values()
+        return sum(cost.counted_usd for cost in costs), sum(cost.counted_unpriced_s for cost in costs)
+
     def learned(self) -> dict[str, Any]:
         """What survives a restart."""
         self.advance()

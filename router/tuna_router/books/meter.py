@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
+from tuna_router.books.load import Load
 from tuna_router.books.series import LATENCY_S, Histogram
 from tuna_router.settings import Kind
 
@@ -58,6 +59,8 @@ class Tally:
     cancelled: int = 0
     failed: int = 0
     running: int = 0
+    requests: int = 0
+    """Of one backend: ended requests whose last attempt was there."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     completion_tokens_estimated: int = 0
@@ -202,6 +205,7 @@ class Meter:
         self.failovers = 0
         self.broken_streams = 0
         self.window = Window(self.started_at)
+        self.load = Load(clock, wall, self.backends)
         self.changes: deque[StateChange] = deque(maxlen=200)
 
     def backend(self, name: str, kind: Kind) -> Tally:

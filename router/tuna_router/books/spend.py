@@ -44,13 +44,16 @@ class BackendCost:
 
     `usd_each` and `unpriced_s_each` are the integrals: what one request would have cost that ran all
     the time. `requests_usd` is the sum over ended requests, `idle_usd` what it cost while billed
-    without a request; the `*_s` are seconds of unknown price in the same two ways.
+    without a request; the `*_s` are seconds of unknown price in the same two ways. `counted_usd` is all that it
+    cost in this life of the router, running requests included; `counted_unpriced_s` the seconds of unknown price.
     """
 
     __slots__ = (
         "_at",
         "_per_s",
         "billed",
+        "counted_unpriced_s",
+        "counted_usd",
         "idle_s",
         "idle_unpriced_s",
         "idle_usd",
@@ -73,6 +76,8 @@ class BackendCost:
         self.idle_usd = 0.0
         self.idle_s = 0.0
         self.idle_unpriced_s = 0.0
+        self.counted_usd = 0.0
+        self.counted_unpriced_s = 0.0
 
     def begin(self, now: float) -> Running:
         """A request begins here."""
@@ -97,12 +102,18 @@ class BackendCost:
             return
         self._at = now
         running, per_s = self.in_flight, self._per_s
+        if not running and not self.billed:
+            return
+        if per_s is None:
+            self.counted_unpriced_s += passed
+        else:
+            self.counted_usd += passed * per_s
         if running:
             if per_s is None:
                 self.unpriced_s_each += passed / running
             else:
                 self.usd_each += passed * per_s / running
-        elif self.billed:
+        else:
             self.idle_s += passed
             if per_s is None:
                 self.idle_unpriced_s += passed
@@ -122,7 +133,7 @@ class BackendCost:
     def recall(self, data: Mapping[str, Any]) -> None:
         """The inverse of `learned`: added to what is there."""
         for name in _SUMS:
-            setattr(self, name, getattr(self, name) + _amount(data[name]))
+            setattr(self, name, getattr(self, name) + amount(data[name]))
 
 
 _SUMS = ("requests_usd", "unpriced_s", "idle_usd", "idle_s", "idle_unpriced_s")
@@ -168,8 +179,8 @@ class Spent:
 
     def recall(self, data: Mapping[str, Any]) -> None:
         """The inverse of `learned`. Raises KeyError, TypeError or ValueError, and then changes nothing."""
-        total, unpriced = _amount(data["total_usd"]), _amount(data["unpriced_s"])
-        window, usd = _amount(data["window"]), _amount(data["window_usd"])
+        total, unpriced = amount(data["total_usd"]), amount(data["unpriced_s"])
+        window, usd = amount(data["window"]), amount(data["window_usd"])
         self.total_usd += total
         self.unpriced_s += unpriced
         self._window, self._in_window_usd = window, usd
@@ -178,7 +189,8 @@ class Spent:
         return math.floor(unix_s / self.window_s) * self.window_s
 
 
-def _amount(value: object) -> float:
+def amount(value: object) -> float:
+    """A number that is kept. Raises ValueError for what is none, or below 0."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
         raise ValueError(f"{value!r} is no amount")
     return float(value)

@@ -13,8 +13,10 @@ from fastapi.responses import Response
 
 from tuna_router import __version__
 from tuna_router.books.meter import Tally
+from tuna_router.control.budget import add_budget
 from tuna_router.control.errors import RESPONSES, Unprocessable, add_errors, body_of, read_json
 from tuna_router.control.keys import add_keys
+from tuna_router.control.load import add_load
 from tuna_router.control.metrics import exposition, rejected
 from tuna_router.control.models import (
     HeadersIn,
@@ -66,6 +68,8 @@ def build(router: Router) -> FastAPI:
     core = router.core
     add_errors(app)
     add_keys(app, router)
+    add_load(app, router)
+    add_budget(app, router)
 
     @app.get("/router/config", response_model=Settings)
     async def get_config() -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from typing import Any, Final, overload
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -53,7 +53,9 @@ def add_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == 404:
-            hint = "/router/health, config, stats, keys, spot-replicas, events, openapi.json; /metrics"
+            hint = (
+                "/router/health, config, stats, load, budget, keys, spot-replicas, events, openapi.json; /metrics"
+            )
             return _answer(404, f"There is no {request.url.path}.", hint)
         return _answer(error.status_code, str(error.detail), "see /router/openapi.json", error.headers)
 
@@ -63,8 +65,12 @@ def body_of(schema: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"content": {"application/json": {"schema": schema}}, "required": True}}
 
 
-async def read_json(request: Request) -> dict[str, Any]:
-    """The body, a JSON object. Raises Unprocessable."""
+@overload
+async def read_json(request: Request) -> dict[str, Any]: ...
+@overload
+async def read_json(request: Request, *, or_null: bool) -> dict[str, Any] | None: ...
+async def read_json(request: Request, *, or_null: bool = False) -> dict[str, Any] | None:
+    """The body, a JSON object; with `or_null`, or null. Raises Unprocessable."""
     body = bytearray()
     async for piece in request.stream():
         body += piece
@@ -74,6 +80,8 @@ async def read_json(request: Request) -> dict[str, Any]:
         data = json.loads(bytes(body))
     except (ValueError, RecursionError) as error:
         raise Unprocessable("the body is not JSON", "send a JSON object", 400) from error
+    if data is None and or_null:
+        return None
     if not isinstance(data, dict):
         raise Unprocessable("the body is not a JSON object", "send {...}")
     return data

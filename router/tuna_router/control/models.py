@@ -225,6 +225,66 @@ class Stats(BaseModel):
     state_changes: list[dict[str, Any]]
 
 
+class BudgetIn(BaseModel):
+    """When the router has counted this many dollars more, its `serverless_use` is this one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    left_usd: float = Field(ge=0, lt=1e9)
+    serverless_use: str = Field(pattern="^(cover|never)$")
+    note: str = Field("", max_length=500)
+
+
+class BudgetKept(BudgetIn):
+    """The budget, and what was counted since it was put. Unix seconds; `exhausted_at` null: not yet."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    set_at: float
+    counted_usd: float
+    unpriced_seconds: float = Field(description="of use at prices that are not configured, which count nothing")
+    exhausted_at: float | None
+
+
+class BudgetOut(BaseModel):
+    """`serverless_use` as it is in effect now."""
+
+    budget: BudgetKept | None
+    serverless_use: str
+
+
+class UsedOut(BaseModel):
+    """What requests used that ended in a minute; completion_tokens with those that were counted in pieces."""
+
+    requests: int = Field(description="of a backend: those whose last attempt was there")
+    request_s: float = Field(description="from arrival to end; of a backend: of the attempts that ended there")
+    busy_s: float = Field(description="with at least one of them running")
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class MinuteOut(BaseModel):
+    """One minute of the wall clock, of all requests that were tried at a backend."""
+
+    at: int = Field(description="Unix seconds, a multiple of 60")
+    in_flight: int = Field(description="as it began")
+    arrivals: list[tuple[int, int]] = Field(description="[second of the minute, requests that began]")
+    ends: list[tuple[int, int]] = Field(description="[second of the minute, requests that ended]")
+    backends: dict[str, UsedOut]
+    models: dict[str, UsedOut] = Field(description="where something configured asks for the model")
+    keys: dict[str, UsedOut]
+    whole: bool = Field(description="false while something may be added to it")
+
+
+class LoadOut(BaseModel):
+    """The load, oldest first; a minute in which no request began, ran or ended is left out."""
+
+    now: float
+    lives: list[tuple[float, float]] = Field(description="[from, until] of each time that the router ran")
+    more: bool = Field(description="there are later minutes than `limit` allowed")
+    minutes: list[MinuteOut]
+
+
 def configuration_schema() -> dict[str, Any]:
     """What `POST /router/config` takes: any subset of the settings, and the founding system's three keys."""
     from pydantic import TypeAdapter

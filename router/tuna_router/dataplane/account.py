@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final, Protocol
 
+from tuna_router.books.load import Uses
 from tuna_router.books.meter import Meter, Outcome, Tokens
 from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.fleet.live import Attempt, LiveBackend
@@ -54,7 +55,9 @@ def usage_of(data: bytes) -> Tokens | None:
 class Account:
     """The books of one request: opened when it is admitted, closed once; `attempt` is the one that runs."""
 
-    __slots__ = ("_meter", "_open", "attempt", "began", "first_byte_at", "key", "reader", "tokens")
+    __slots__ = ("_meter", "_open", "_uses", "attempt", "began", "first_byte_at", "key", "reader", "tokens")
+
+    _uses: Uses
 
     def __init__(self, meter: Meter, now: float, key: LiveKey | None = None) -> None:
         self._meter = meter
@@ -67,8 +70,13 @@ class Account:
         self.tokens: Tokens = _NONE
         meter.requests.begin(now)
 
-    def tries(self, backend: LiveBackend, now: float) -> Attempt:
-        """An attempt at a backend begins; the one before was closed."""
+    def tries(self, backend: LiveBackend, now: float, model: str = "") -> Attempt:
+        """An attempt at a backend begins; the one before was closed. `model`: where it is known."""
+        if self.attempt is None:
+            key = self.key
+            self._uses = self._meter.load.begin(now, model, None if key is None else key.settings.name)
+        elif now >= self._meter.load.next_at:
+            self._meter.load.advance(now)
         self.attempt = attempt = Attempt(backend, now, self.key)
         return attempt
 
@@ -104,11 +112,14 @@ class Account:
             if self.reader is not None:
                 self.tokens = self.reader.tokens()
             tokens = self.tokens
+            tally, completion = attempt.backend.tally, tokens.completion + tokens.estimated
+            self._meter.load.end(self._uses, now - self.began, now, tokens.prompt, completion)
+            tally.requests += 1
             if tokens is not _NONE:
                 self._meter.requests.use(tokens)
-                attempt.backend.tally.use(tokens)
+                tally.use(tokens)
                 if self.key is not None:
-                    self.key.used(tokens.prompt, tokens.completion + tokens.estimated, now)
+                    self.key.used(tokens.prompt, completion, now)
             attempt.close(outcome, now, model)
         self._meter.requests.end(outcome, self.began, now)
 

@@ -20,6 +20,7 @@ from tuna_router.dataplane.response_head import (
     known_response_head,
     parse_response_head,
 )
+from tuna_router.dataplane.tcp import acknowledge
 
 _INTERIM: Final = (100, 102, 103)
 _REMEMBERED_BYTES: Final = 1024
@@ -88,6 +89,7 @@ class Connection(asyncio.Protocol):
         "_begins",
         "_ends",
         "_held",
+        "_late",
         "_left",
         "_listener",
         "_outlet",
@@ -115,6 +117,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._sending = False
         self._to_head = False
+        self._late = False
         self.idle_since = 0.0
         self.head: ResponseHead | None = None
         self.chunked: ChunkedBody | None = None
@@ -159,9 +162,15 @@ class Connection(asyncio.Protocol):
         """
         chunked = self.chunked
         if chunked is not None and chunked.at_rest:
+            self._ack_late(True)
             self._outlet, self._begins, self._ends = outlet, begins, ends + b"\r\n"
         else:
             self._outlet = None
+
+    def _ack_late(self, late: bool) -> None:
+        if late is not self._late:
+            self._late = late
+            acknowledge(self._transport, at_once=not late)
 
     @property
     def head_framing(self) -> Framing:
@@ -324,6 +333,7 @@ class Connection(asyncio.Protocol):
         clean = self.head is not None and self.head.keep_alive and not self._sending and not self._held
         if clean and not self._transport.is_closing():
             self.pause(False)
+            self._ack_late(False)
             self._pool.give_back(self)
         else:
             self._transport.abort() if self._sending else self._transport.close()

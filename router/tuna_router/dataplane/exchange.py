@@ -11,7 +11,7 @@ from typing import Final
 
 from tuna_router.admission import Ticket
 from tuna_router.books.meter import Outcome
-from tuna_router.core import Core
+from tuna_router.core import STOPPED, Core
 from tuna_router.dataplane.account import Account, Reader, begins_with_an_error, usage_of
 from tuna_router.dataplane.chunked import END, chunk_of
 from tuna_router.dataplane.client import ClientConnection
@@ -176,21 +176,21 @@ class Exchange:
 
     def _plan(self) -> None:
         core = self.core
-        fleet = core.fleet
         wish = core.wishes.read(self.head, self._pieces, self._size)
         if isinstance(wish, BadWish):
             self._error(400, wish.message, wish.code)
             return
         self.wish = wish
-        plan = fleet.plan(wish)
+        plan = core.fleet.plan(wish)
         self._reason = plan.reason
-        if plan.unknown_model:
-            self._error(404, f"The model {wish.model!r} does not exist.", "model_not_found")
+        if plan.unknown_model or plan.stopped:
+            unknown = (404, f"The model {wish.model!r} does not exist.", "model_not_found")
+            self._error(*(unknown if plan.unknown_model else (503, *core.refused_for(plan.reason))))
             return
         if self.head.completes and core.settings.resume and not self._streams:
             self._asked = self._ask()
         self._load_stays = plan.load_stays
-        self._waiting = [fleet[name] for name in reversed(plan.names)]
+        self._waiting = [core.fleet[name] for name in reversed(plan.names)]
         self._second_chance = len(plan.names) == 1 and not self._streams
         self._next()
 
@@ -208,6 +208,8 @@ class Exchange:
         core, client, head = self.core, self.client, self.head
         self._again = None
         now = core.clock()
+        while self._attempts and self._waiting and core.fleet.holds_back(self._waiting[-1], self.wish):
+            self._waiting.pop()  # a spot that was slow or full is still there
         if not self._waiting:
             self._give_up()
             return
@@ -220,7 +222,7 @@ class Exchange:
         self._attempts += 1
         if self._attempts > 1:
             core.meter.failovers += 1
-        self.account.tries(backend, now)
+        self.account.tries(backend, now, self.wish.model or "")
         settings = core.settings
         if self._streams:
             self._patience_s, self._left_patience_s = patience(settings, backend.settings, head, None)
@@ -441,11 +443,11 @@ class Exchange:
     def _error(self, status: int, message: str, code: str) -> None:
         self._status = status
         self.end(Outcome.FAILED, self.core.clock())
-        if status < 500:
+        if status < 500 or code in STOPPED:
             self.core.counts.refused.add((code,))
         lines = self._own_lines(b"retry-after: 5\r\n" if status == 503 else b"")
-        kind = "invalid_request_error" if status < 500 else "upstream_error"
-        self.client.answer(status, error_body(message, kind, code), lines)
+        body = error_body(message, "invalid_request_error" if status < 500 else "upstream_error", code)
+        self.client.answer(status, body, lines)
 
     def _drop(self, outcome: Outcome) -> None:
         """Stop all work for this request."""
@@ -464,8 +466,7 @@ class Exchange:
             self._over = True
             self.account.close(outcome, now, self.wish.model or "")
             self._ticket.leave()
-            if self._resuming is not None:
-                self.core.streams.discard(self._resuming.stream)
+            self.core.ended(self._resuming.stream if self._resuming is not None else None, self.account.tokens)
             if self.core.access_log is not None:
                 self.core.access_log.add(self._entry(outcome, now))
             self._resuming = self.account.reader = None  # which know this one: no circles, see `Stream`

@@ -59,6 +59,7 @@ class Resuming:
         self._step: Continuation | None = None
         self._again: asyncio.TimerHandle | None = None
         self._reason = ""
+        self._nobody = ""
         self._attempts = 0
         """Since a backend said something new; so are `_rounds` of waiting for one, and `_lost_at`."""
         self._rounds = 0
@@ -182,7 +183,9 @@ class Resuming:
             self._lose("a request with side effects is not sent again")
             return
         fleet = exchange.core.fleet
-        self._waiting = [fleet[name] for name in reversed(fleet.plan(exchange.wish).names)]
+        plan = fleet.plan(exchange.wish)
+        self._nobody = f": serverless takes nothing new, and {plan.reason}" if plan.stopped else ""
+        self._waiting = [fleet[name] for name in reversed(plan.names)]
         if self._backend in self._waiting:
             # Others first; but where there is none, another replica may stand behind the same address.
             self._waiting.remove(self._backend)
@@ -192,6 +195,8 @@ class Resuming:
     def _next(self) -> None:
         core, exchange = self._exchange.core, self._exchange
         now = core.clock()
+        while self._waiting and core.fleet.holds_back(self._waiting[-1], exchange.wish):
+            self._waiting.pop()
         if now >= exchange.deadline:
             self._lose("no time is left")
         elif self._attempts >= core.settings.max_attempts:
@@ -199,7 +204,7 @@ class Resuming:
         elif self._waiting:
             self._ask(self._waiting.pop(), now)
         elif now - self._lost_at >= core.settings.resume_wait_s:
-            self._lose("no backend was there to go on with it")
+            self._lose(f"no backend was there to go on with it{self._nobody}")
         else:
             pause_s = min(_FIRST_PAUSE_S * 2**self._rounds, _LONGEST_PAUSE_S)
             self._rounds += 1

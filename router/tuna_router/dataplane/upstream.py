@@ -12,6 +12,7 @@ from typing import Final
 
 from tuna_router.dataplane.connection import BackendLost, Connection, Listener
 from tuna_router.dataplane.route import Route
+from tuna_router.dataplane.tcp import notice_silence
 from tuna_router.settings import BackendSettings
 
 _KEPT_CONNECTIONS: Final = 1024
@@ -60,6 +61,8 @@ class Upstream:
     """All of them."""
 
     def __init__(self) -> None:
+        self.silent_s = 5.0
+        """A machine of which nothing is heard for so long is gone."""
         self._pools: dict[Origin, Pool] = {}
         self._tls: asyncio.Task[ssl.SSLContext] | None = None
 
@@ -141,7 +144,8 @@ class Upstream:
                 context = await asyncio.shield(self._trust()) if secure else None
                 pool = self._pools.setdefault(route.origin, Pool(route.origin))
                 factory = functools.partial(Connection, pool)
-                _, connection = await loop.create_connection(factory, host, port, ssl=context)
+                transport, connection = await loop.create_connection(factory, host, port, ssl=context)
+                notice_silence(transport, self.silent_s)
         except TimeoutError:
             listener.lost(BackendLost("connecting took too long", gone=True, timed_out=True))
         except (OSError, UnicodeError) as error:  # ssl.SSLError is an OSError

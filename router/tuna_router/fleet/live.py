@@ -13,10 +13,11 @@ from tuna_router.books.meter import Meter, Outcome, StateChange
 from tuna_router.dataplane.route import Route
 from tuna_router.fleet.breaker import Breaker, Circuit
 from tuna_router.keys.live import LiveKey
-from tuna_router.policy import PLAIN, BackendView, Plan, Rules, Wish, choose
-from tuna_router.settings import BackendSettings, Kind, Settings
+from tuna_router.policy import PLAIN, BackendView, Plan, Rules, Wish, choose, holds_serverless_back
+from tuna_router.settings import BackendSettings, Kind, ServerlessUse, Settings
 from tuna_router.spot import (
     Event,
+    NoneLeft,
     ProbePassed,
     ReplicasSeen,
     RequestFailed,
@@ -68,6 +69,8 @@ class Attempt:
         if self._open:
             self._open = False
             backend = self.backend
+            if now >= backend.load.next_at:
+                backend.load.advance(now)
             backend.in_flight -= 1
             backend.tally.end(outcome, self.began, now)
             backend.ledger.close(self._share, now, self._key, model)
@@ -101,6 +104,7 @@ class LiveBackend(BackendView):
         """Set when it was announced that its machine will be taken away."""
         self._warm_since = 0.0
         self.tally = meter.backend(settings.name, settings.kind)
+        self.load = meter.load
         self._meter = meter
         self._clock = meter.clock
         self.configure(settings)
@@ -277,7 +281,8 @@ class Fleet:
         self._backends: dict[str, LiveBackend] = {}
         self._order: list[LiveBackend] = []
         self._views: list[LiveBackend] = []
-        """What a plan chooses from: all but the balancers that have a READY replica."""
+        """What a plan chooses from: all but the balancers of which a replica is known that was READY. Those know no
+        other, and learn later that one is gone."""
         self._rules = Rules()
         self._crowded: frozenset[str] = frozenset()
         self._turn = 0
@@ -315,12 +320,20 @@ class Fleet:
         self._crowded = plan.crowded
         return plan
 
+    def use_serverless(self, use: ServerlessUse) -> None:
+        """From now on, until the next `configure`."""
+        self._rules = Rules(self._rules.overflow_wait_s, use)
+
+    def holds_back(self, backend: LiveBackend, wish: Wish) -> bool:
+        """Whether this backend may not have this request now, though it is in its plan."""
+        return backend.machine is None and holds_serverless_back(self._views, wish, self._rules)
+
     def configure(self, settings: Settings) -> None:
         """Take a new list of backends over."""
         kept = self._backends
         self._backends = {}
         self._crowded = frozenset()
-        self._rules = Rules(settings.overflow_wait_s)
+        self._rules = Rules(settings.overflow_wait_s, settings.serverless_use)
         for item in settings.backends:
             timing = Timing(
                 settings.probe_interval_s,
@@ -346,6 +359,9 @@ class Fleet:
             self._backends[item.name] = backend
         self._order = list(self._backends.values())
         self._look()
+        for name in _balancers(kept.values()) - _balancers(self._order):
+            if (balancer := self._backends.get(name)) is not None:
+                balancer.tell(NoneLeft())
         self._tell_at = 0.0
         self._removed_ready_s += _most_ready(b for b in kept.values() if b not in self._order)
 
@@ -357,7 +373,7 @@ class Fleet:
 
     def _look(self) -> None:
         machines = [(b.settings.balancer, b.machine) for b in self._order]
-        relieved = {name for name, machine in machines if name and machine and machine.state is SpotState.READY}
+        relieved = {name for name, machine in machines if name and machine and machine.was_ready}
         self._views = [backend for backend in self._order if backend.name not in relieved]
 
     def _circuit_changed(self, backend: LiveBackend, circuit: Circuit) -> None:
@@ -374,6 +390,11 @@ class Fleet:
             )
 
         return note
+
+
+def _balancers(backends: Iterable[LiveBackend]) -> set[str]:
+    """The names of those that have replicas."""
+    return {backend.settings.balancer for backend in backends if backend.settings.balancer is not None}
 
 
 def _most_ready(backends: Iterable[LiveBackend]) -> float:

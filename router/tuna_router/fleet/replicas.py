@@ -2,7 +2,7 @@
 
 A balancer learns late that a replica is gone, and hides which one answers. So the router goes to each itself, as
 to a backend of its own, with the balancer's headers, price and limits; the balancer is left for the time in which
-no replica is known.
+no replica is known: one that was READY and is gone stands behind it, too, until it is forgotten.
 """
 
 from __future__ import annotations

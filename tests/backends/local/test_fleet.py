@@ -37,7 +37,9 @@ async def test_a_replica_is_billed_from_its_boot_and_ready_only_after_a_real_tok
     await fleet.becomes(State.READY)
     assert (await fleet.ask()).status_code == 200
     [replica] = await shared.usage(fleet.ref)
-    assert 0 <= replica.started_at - asked < 0.6
+    assert asked <= replica.started_at
+    assert replica.ready_at is not None
+    assert replica.ready_at - replica.started_at >= 0.6
 
 
 async def test_the_load_balancer_and_its_replica_count_need_the_key(shared: LocalBackend) -> None:

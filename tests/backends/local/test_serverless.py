@@ -30,6 +30,14 @@ async def test_a_request_is_held_through_the_cold_start_and_answered(shared: Loc
     assert time.monotonic() - began < 0.5
 
 
+async def test_it_listens_where_it_was_told_to(shared: LocalBackend) -> None:
+    assert shared.only_here(serverless("x"))
+    request = serverless("elsewhere", options={"listen": "127.0.0.2"})
+    side = await deploy(shared, request)
+    assert side.http.base_url.host == "127.0.0.2"
+    assert (await side.ask()).status_code == 200
+
+
 async def test_the_stand_in_serves_where_no_command_is_given(shared: LocalBackend) -> None:
     from dataclasses import replace
 

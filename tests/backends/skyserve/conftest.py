@@ -8,6 +8,7 @@ import pytest
 
 from tests.fakes.skypilot import FakeSkyPilot, enter, home
 from tuna_nb.backends.skyserve.accounts import SERVER
+from tuna_nb.backends.skyserve.quiet import quiet
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +29,11 @@ def cloud(server: FakeSkyPilot, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fak
 
 
 @pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SkyPilot's own classes without any server."""
+def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """SkyPilot's own classes without any server; what they do to the process ends with the test."""
     enter(monkeypatch.setenv, "http://127.0.0.1:9")
+    with quiet():
+        yield
 
 
 @pytest.fixture

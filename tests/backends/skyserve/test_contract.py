@@ -12,7 +12,7 @@ import pytest
 from tests.backends.cloud_contract import CloudCase, CloudContract
 from tests.backends.skyserve.requests import REQUEST
 from tests.fakes.faults import Fault
-from tests.fakes.skypilot import FakeSkyPilot
+from tests.fakes.skypilot import OTHERS, FakeSkyPilot
 from tuna_nb.backends.base import Ref, SpotScaling, State
 from tuna_nb.backends.skyserve.backend import SkyServeBackend
 from tuna_nb.errors import BackendError, CredentialsError
@@ -37,6 +37,10 @@ def sent(cloud: FakeSkyPilot) -> str:
     return json.dumps(told)
 
 
+def book(cloud: FakeSkyPilot, machine: str, at: float, usd: float) -> None:
+    cloud.machines.append({"name": machine, "usage_intervals": [[int(at), int(at) + 600]], "total_cost": usd})
+
+
 @pytest.fixture
 def case(cloud: FakeSkyPilot) -> CloudCase:
     return CloudCase(
@@ -50,6 +54,8 @@ def case(cloud: FakeSkyPilot) -> CloudCase:
         listing="POST /serve/status",
         names=lambda: cloud.names,
         sent=lambda: sent(cloud),
+        books=lambda ref, at, usd: book(cloud, f"{ref.name if ref else OTHERS}-1", at, float(usd)),
+        account="POST /cost_report",
     )
 
 
@@ -160,3 +166,29 @@ class TestSkyServe(CloudContract):
         endpoint = await case.deploy()
         changed = replace(case.request, scaling=SpotScaling(max_replicas=4))
         assert await backend().deploy(await backend().plan(changed), lambda *_: None) == endpoint
+
+    async def test_its_account_is_an_estimate_shared_out_over_the_times_up(self, case: CloudCase) -> None:
+        assert isinstance(case.cloud, FakeSkyPilot)
+        now = int(time.time())
+        names = (f"{case.request.name}-1", f"{case.request.name}-1-1", f"{case.request.name}x-1")
+        spans = [[now - 7200, now - 3600], [now - 1800, None]]
+        case.cloud.machines += [{"name": n, "usage_intervals": spans, "total_cost": 0.9} for n in names]
+        charges = await case.backend.charges(case.ref, now - 86_400, now + 60)
+        assert [c.started_at for c in charges] == [now - 7200, now - 1800]
+        assert [c.usd for c in charges] == pytest.approx([0.6, 0.3], rel=0.01)
+        assert all("estimate" in c.what for c in charges)
+        assert len(await case.backend.charges(case.ref, now - 60, now)) == 1
+
+    async def test_a_machine_of_unknown_price_is_not_free(self, case: CloudCase) -> None:
+        """SkyPilot tells 0 where it has no price."""
+        assert isinstance(case.cloud, FakeSkyPilot)
+        book(case.cloud, f"{case.request.name}-1", time.time() - 3600, 0.0)
+        error = await case.raises(BackendError, case.backend.charges(case.ref, time.time() - 86_400, time.time()))
+        assert "no price" in error.message
+
+    async def test_machines_in_the_controllers_own_book_are_not_free(self, case: CloudCase) -> None:
+        assert isinstance(case.cloud, FakeSkyPilot)
+        book(case.cloud, "sky-serve-controller-0123", time.time() - 3600, 3.0)
+        await case.deploy()
+        error = await case.raises(BackendError, case.backend.charges(case.ref, time.time() - 86_400, time.time()))
+        assert "Cost Explorer" in str(error.hint)

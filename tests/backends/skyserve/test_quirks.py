@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,21 @@ async def refused(backend: SkyServeBackend, error: type[TunaError]) -> TunaError
     return raised.value
 
 
+@pytest.mark.parametrize("fault", [Fault(500), Fault(401)], ids=["500", "401"])
+async def test_an_ill_api_server_is_asked_afresh_and_not_remembered_for_seconds(
+    backend: SkyServeBackend, cloud: FakeSkyPilot, fault: Fault
+) -> None:
+    """SkyPilot's client keeps the answer of /api/health for 5 s, a bad one too."""
+    from sky.server import common
+
+    common.get_api_server_status_response.cache_clear()  # as after 5 s without a call
+    cloud.faults.order(fault, "GET /api/health", times=10**6)
+    with pytest.raises(BackendError):
+        await backend.list_owned()
+    cloud.faults.clear()
+    assert await backend.list_owned() == []
+
+
 async def test_credentials_that_the_cloud_refuses_are_said_with_the_sign_in(
     backend: SkyServeBackend, cloud: FakeSkyPilot
 ) -> None:
@@ -61,6 +77,16 @@ async def test_credentials_that_the_cloud_refuses_are_said_with_the_sign_in(
 async def test_no_room_in_any_zone_is_no_capacity(backend: SkyServeBackend, cloud: FakeSkyPilot) -> None:
     cloud.capacity = False
     assert "--region" in str((await refused(backend, CapacityError)).hint)
+
+
+async def test_a_launch_that_another_first_one_got_in_the_way_of_is_tried_once_more(
+    backend: SkyServeBackend, cloud: FakeSkyPilot
+) -> None:
+    cloud.lost_races = 1
+    assert (await deploy(backend)).url
+    await backend.destroy(REF)
+    cloud.lost_races = 2
+    await refused(backend, CapacityError)
 
 
 async def test_a_quota_is_said_to_be_one(backend: SkyServeBackend, cloud: FakeSkyPilot) -> None:
@@ -264,6 +290,9 @@ async def test_a_plan_says_what_the_controller_costs_and_where_the_gpu_is_cheape
     assert any("us-east-2" in note for note in plan.notes)
     one = await backend.plan(replace(REQUEST, region="us-east-1"))
     assert one.price_per_hour_usd == 0.33
+    assert one.quote is not None
+    [file] = Path(os.environ["HOME"]).glob(".sky/catalogs/v*/aws/vms.csv")
+    assert one.quote.observed_at == file.stat().st_mtime, "as old as SkyPilot's file"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from tests.backends.skyserve.requests import REQUEST
 from tuna_nb.backends.base import Engine, ServerlessScaling, ServiceRequest, SpotScaling
 from tuna_nb.backends.engine import IMAGE
+from tuna_nb.backends.skyserve import placing
 from tuna_nb.backends.skyserve.task import OPTIONS, config, rescaled, secret_names
 from tuna_nb.errors import RequestError
 
@@ -26,13 +27,13 @@ def with_engine(**change: Any) -> ServiceRequest:
     return request(engine=replace(REQUEST.engine, **change))
 
 
-def read(asked: ServiceRequest, accelerator: str = "L4") -> Any:
+def read(asked: ServiceRequest) -> Any:
     """The task as SkyPilot reads it. Raises what SkyPilot raises."""
     import sky
     from sky.serve import serve_utils
 
     secrets = [(name, KEY) for name in secret_names(asked.engine)]
-    task = sky.Task.from_yaml_config(config(asked, accelerator), secrets_overrides=secrets)
+    task = placing.made(sky, asked, secrets)
     serve_utils.validate_service_task(task, pool=False)
     return task
 
@@ -121,13 +122,17 @@ def test_several_regions_are_a_choice_and_one_is_none() -> None:
     assert str(anywhere.cloud) == "AWS"
 
 
-def test_skyserve_spreads_over_zones_wherever_skypilot_lets_it() -> None:
+def test_skyserve_spreads_over_three_zones_or_more_where_skypilot_lets_it() -> None:
+    """Its placer never leaves the first of two: there SkyPilot's own choice goes through all of them."""
+
     def placer(asked: ServiceRequest) -> Any:
         return sent(asked)["service"]["replica_policy"].get("spot_placer")
 
-    assert placer(request()) == placer(request(region="us-east-1")) == "dynamic_fallback"
-    assert placer(request(region="us-east-1,us-east-2")) is None
-    assert placer(ASKED["own command, regions"]) == "dynamic_fallback"
+    own = Engine("m", command="serve {model}")
+    assert placer(request()) == placer(ASKED["own command, regions"]) == "dynamic_fallback"
+    assert placer(request(region="us-east-1")) is None
+    assert placer(request(engine=own, region="us-east-1/us-east-1a,us-west-2/us-west-2a")) is None
+    assert placer(request(region="us-east-1,us-east-2")) is None, "with an image it refuses several regions"
 
 
 def test_fallback_to_on_demand_is_off_unless_asked_for() -> None:

@@ -1,16 +1,19 @@
 """What a request costs in the router's own Python, without sockets: fake transports, one request at a time.
 
-    python -m tests.bench.router.offline [small|tokens|8k] [--profile]
+    python -m tests.bench.router.offline [small|tokens|8k|load] [--profile]
 
 Prints microseconds for each request, or for each token of a stream. The kernel's share, which is most of
-the rest, is in the benchmark over real sockets.
+the rest, is in the benchmark over real sockets. `load`: what counting the load minute by minute adds to `small`,
+the median of pairs that alternate.
 """
 
 from __future__ import annotations
 
 import asyncio
 import cProfile
+import math
 import pstats
+import statistics
 import sys
 import time
 from typing import Any
@@ -59,6 +62,8 @@ class Wire:
     def get_write_buffer_size(self) -> int:
         return 0
 
+    def get_extra_info(self, name: str) -> None: ...
+
     def can_write_eof(self) -> bool:
         return True
 
@@ -67,11 +72,25 @@ class Wire:
     close = write_eof = pause_reading = resume_reading = abort
 
 
-async def measure(workload: str, rounds: int) -> float:
+class NoLoad:
+    """Counts nothing."""
+
+    next_at = math.inf
+
+    def begin(self, now: float, model: str, key: str | None) -> None: ...
+
+    def end(self, uses: None, request_s: float, now: float, prompt: int, completion: int) -> None: ...
+
+
+async def measure(workload: str, rounds: int, *, load: bool = True) -> float:
     """Microseconds for each request, or token."""
     backends = [{"name": k, "kind": k, "url": f"http://127.0.0.1:{p}"} for k, p in (("serverless", 1), ("spot", 2))]
     router = Router(parse_settings({"backends": backends, "api_key_sha256": [sha256_hex(KEY)]}))
     core = router.core
+    if not load:
+        core.meter.load = NoLoad()  # type: ignore[assignment]
+        for backend in core.fleet:
+            backend.load = core.meter.load
     spot = core.fleet["spot"]
     assert spot.machine is not None
     spot.tell(ProbePassed(spot.machine.epoch))
@@ -113,6 +132,10 @@ def main() -> None:
         profile = cProfile.Profile()
         profile.runcall(asyncio.run, measure(workload, 20_000))
         pstats.Stats(profile).sort_stats("tottime").print_stats(32)
+        return
+    if workload == "load":
+        pairs = [[asyncio.run(measure("small", 5000, load=load)) for load in (True, False)] for _ in range(30)]
+        print(f"load: {statistics.median(with_it - without for with_it, without in pairs):.2f} us a request")
         return
     print(f"{workload}: {min(asyncio.run(measure(workload, 10_000)) for _ in range(5)):.1f} us")
 

@@ -68,17 +68,24 @@ class OneMachine:
         self.asked_fresh = 0
         self.trouble: str | None = None
         self.usd: float | None = 0.04
+        self.left: Host | None = None
+        """Where the records still have the machine, after it was started again elsewhere."""
 
     async def controller(self, fresh: bool = False) -> Machine | None:
         self.asked_fresh += fresh
         return self.host if self.up else None
 
     async def find(self, name: str, fresh: bool = False) -> Machine | None:
-        return self.host if any(one[0] == name for one in self.launched) else None
+        return (self.left or self.host) if any(one[0] == name for one in self.launched) else None
 
-    async def launch(self, name: str, deployment_id: str, port: int, near: str | None) -> Machine:
-        self.launched.append((name, deployment_id, port, near))
-        return self.host
+    async def launch(
+        self, name: str, deployment_id: str, port: int, near: str | None, mend: bool = False
+    ) -> Machine:
+        if mend:
+            self.left = None
+        else:
+            self.launched.append((name, deployment_id, port, near))
+        return self.left or self.host
 
     async def down(self, name: str) -> None:
         self.launched = [one for one in self.launched if one[0] != name]

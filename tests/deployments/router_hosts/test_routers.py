@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +14,7 @@ from tests.deployments.conftest import Told
 from tests.deployments.lives import ask, deploy, destroy, parts, planned
 from tests.deployments.router_hosts.conftest import Host, OneMachine
 from tests.router.conftest import free_port
+from tuna_nb.backends.base import ServiceRequest
 from tuna_nb.backends.local.backend import LocalBackend
 from tuna_nb.commands.cost import bill_of
 from tuna_nb.deployments import reconcile, routers
@@ -30,9 +33,10 @@ Make = Callable[..., DeployRequest]
 
 @pytest.fixture
 def elsewhere(workspace: Workspace, machines: OneMachine) -> Workspace:
-    """The workspace, where SkyPilot has the one machine."""
-    workspace._router_hosts["controller"] = ControllerHost(workspace.settings, machines)
-    workspace._router_hosts["vm"] = VmHost(workspace.settings, machines)
+    """The workspace, where SkyPilot has the one machine: this one, which the local cloud can be reached from."""
+    for host in (ControllerHost(workspace.settings, machines), VmHost(workspace.settings, machines)):
+        host.elsewhere = False  # type: ignore[misc]
+        workspace._router_hosts[host.name] = host
     return workspace
 
 
@@ -122,10 +126,28 @@ async def test_a_vm_of_the_routers_own_is_in_the_status_and_in_the_bill(
     assert [s.usd > 0 for s in (await bill_of(elsewhere, gone)).sides if s.role == "router"] == [True]
 
 
+async def test_a_vm_that_was_off_is_found_at_its_other_address(
+    elsewhere: Workspace, request_of: Make, machines: OneMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vm, "PORT", free_port())
+    record = await deploy(elsewhere, request_of("a", router_host="vm"))
+    nobody = tmp_path / "nobody"
+    nobody.write_text(f"Host machine\n  HostName 127.0.0.1\n  Port {free_port()}\n")
+    machines.left = replace(machines.host, ssh_config=nobody)
+    assert (await deploy(elsewhere, request_of("a", router_host="vm"))).endpoint_url == record.endpoint_url
+    assert machines.left is None
+    assert await ask(elsewhere, "a") == "spot"
+    await destroy(elsewhere, "a")
+    assert machines.launched == []
+
+
 class Keeps(LocalBackend):
     """Its spot side keeps a machine of its own."""
 
     controller = True
+
+    def only_here(self, request: ServiceRequest) -> bool:
+        return False
 
 
 async def test_the_router_goes_where_the_spot_side_keeps_a_machine(
@@ -150,3 +172,19 @@ async def test_the_router_goes_where_the_spot_side_keeps_a_machine(
     assert made.worst_case_usd_per_hour is None
     with pytest.raises(RequestError, match="no router can run on 'controller'"):
         await planned(elsewhere, request_of("a", router_host="controller"))
+
+
+async def test_a_router_elsewhere_is_refused_where_it_could_not_reach_the_serverless_side(
+    workspace: Workspace, request_of: Make, told: Told, machines: OneMachine
+) -> None:
+    for host in (ControllerHost(workspace.settings, machines), VmHost(workspace.settings, machines)):
+        workspace._router_hosts[host.name] = host
+    for name in ("controller", "vm"):
+        with pytest.raises(RequestError, match="reached from this machine alone") as refused:
+            await planned(workspace, request_of("a", router_host=name))
+        assert "--router-host process" in str(refused.value.hint)
+    record = await deploy(workspace, request_of("a"))
+    with pytest.raises(RequestError, match="reached from this machine alone"):
+        await routers.move(workspace, record, "vm", told.report)
+    assert await ask(workspace, "a") == "spot"
+    await destroy(workspace, "a")

@@ -19,7 +19,6 @@ from tuna_nb.backends.base import (
     Endpoint,
     Kind,
     LogLine,
-    Offer,
     Plan,
     PlannedResource,
     Progress,
@@ -35,6 +34,7 @@ from tuna_nb.backends.lifecycle import create_once, until_gone
 from tuna_nb.backends.names import deployment_of
 from tuna_nb.backends.options import known, whole
 from tuna_nb.backends.rest import TIMEOUT_S, Api
+from tuna_nb.catalog.offers import Offer, OfferKind
 from tuna_nb.errors import CredentialsError, NotFoundError, RequestError, did_you_mean
 
 PRICES = {"L4": 0.5, "H100": 3.0}
@@ -139,7 +139,7 @@ class AcmeBackend(Backend):
 
     async def prices(self) -> list[Offer]:
         return [
-            Offer(self.name, Kind.SERVERLESS, gpu, usd, None, PRICED_AT, "Acme's price list")
+            Offer(self.name, OfferKind.SERVERLESS, gpu, usd, None, PRICED_AT, "Acme's price list")
             for gpu, usd in PRICES.items()
         ]
 

@@ -57,6 +57,9 @@ async def test_requests_go_to_replicas_directly_and_to_the_balancer_only_while_n
     await one.stop()
     assert {await chosen(router) for _ in range(10)} == {"spot.2"}
     assert (await put(router)).json() == {"ok": True, "replicas": {}}
+    assert router.state() != "READY", "who told of none knows what is behind the balancer"
+    assert await chosen(router) == "serverless"
+    await until(lambda: router.state() == "READY")
     assert await chosen(router) == "spot"
 
 
@@ -73,6 +76,24 @@ async def test_a_replica_that_is_lost_under_load_costs_no_request(
     await one.stop()
     await asyncio.gather(*load)
     assert (router.tally.started, router.tally.finished) == (60, 60)
+
+
+async def test_the_last_replica_lost_leaves_the_traffic_to_serverless_and_not_to_a_balancer_that_knows_no_better(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    async def never(wire: Wire, seen: Seen) -> None:
+        await asyncio.Event().wait()
+
+    front, one = await start_backend(), await start_backend()
+    serverless = {"name": "serverless", "kind": "serverless", "url": (await start_backend()).url}
+    router = await start_router(backends=[serverless, balancer(front)])
+    await put(router, one)
+    await until(lambda: router.state() == router.state("spot.1") == "READY")
+    assert await chosen(router) == "spot.1"
+    front.handler = never
+    await one.stop()
+    assert {await chosen(router) for _ in range(5)} == {"serverless"}
+    assert not front.seen
 
 
 async def test_a_replica_left_out_finishes_what_it_has_and_gets_nothing_new(
@@ -94,7 +115,6 @@ async def test_a_replica_left_out_finishes_what_it_has_and_gets_nothing_new(
     running = asyncio.create_task(router.complete(stream=True))
     await until(lambda: len(one.seen) == 1)
     await put(router)
-    await until(lambda: router.state() == "READY")
     assert await chosen(router) == "spot"
     go_on.set()
     assert (await running).text.endswith("[DONE]\n\n")

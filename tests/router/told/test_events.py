@@ -14,6 +14,7 @@ from tuna_router.auth import sha256_hex
 from tuna_router.dataplane.wheel import Wheel
 from tuna_router.told.events import KEPT, MOST_LISTENERS, Events
 
+from ..backends import Seen, Wire
 from ..conftest import KEY, Running, StartBackend, StartRouter, until
 
 Event = tuple[str | None, str, Any]
@@ -57,6 +58,46 @@ class Listening:
 async def listen(router: Running, query: str = "", **headers: str) -> Listening:
     request = router.client.build_request("GET", f"/router/events{query}", headers=headers)
     return Listening(await router.client.send(request, stream=True))
+
+
+async def test_a_snapshot_has_what_a_dashboard_shows(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    async def story(wire: Wire, seen: Seen) -> None:
+        await wire.stream_head()
+        for number in range(20):
+            await wire.token(f" {number}", None if number < 19 else "stop")
+        await wire.done()
+
+    fleet, one, two = await start_backend(story), await start_backend(story), await start_backend(story)
+    backends: list[dict[str, Any]] = [
+        {"name": "spot", "kind": "spot", "url": fleet.url},
+        {"name": "spot.1", "kind": "spot", "url": one.url, "balancer": "spot"},
+        {"name": "spot.2", "kind": "spot", "url": two.url, "balancer": "spot"},
+        {"name": "serverless", "kind": "serverless", "url": fleet.url},
+    ]
+    router = await start_router(backends=backends)
+    await until(lambda: all(spot.state_name == "READY" for spot in router.router.core.fleet.spots))
+    events = await listen(router)
+    assert (await events.until("snapshot"))["totals"] == dict.fromkeys(
+        ("started", "finished", "failed", "cancelled", "resumed", "retries"), 0
+    )
+    for _ in range(4):
+        await router.complete(stream=True)
+    shown = await events.until("snapshot", lambda data: data["totals"]["finished"] == 4)
+    assert shown["serverless_use"] == "always"
+    assert shown["tokens_per_s"] > 0
+    told = shown["backends"]
+    assert list(told) == ["spot", "spot.1", "spot.2", "serverless"]
+    assert told["spot"]["replicas"] == {"spot.1": "READY", "spot.2": "READY"}
+    assert sum(told[name]["finished"] for name in ("spot.1", "spot.2")) == 4
+    assert sum(told[name]["share"] for name in told) == 1.0
+    used = next(told[name] for name in ("spot.1", "spot.2") if told[name]["finished"])
+    assert used["ttft_s"]["p50"] <= used["ttft_s"]["p95"]
+    assert used["inter_token_s"]["p50"] is not None
+    assert used["running"] == 0
+    assert told["serverless"]["ttft_s"] == {"p50": None, "p95": None}
+    await events.close()
 
 
 async def test_state_changes_preemptions_and_backends_are_told_and_a_snapshot_each_second(

@@ -23,7 +23,7 @@ from tuna_nb.backends.azure import place as places
 from tuna_nb.backends.azure.arm import Arm
 from tuna_nb.backends.azure.environments import Environments, profile_in
 from tuna_nb.backends.azure.place import Place
-from tuna_nb.backends.azure.prices import SNAPSHOT, Prices
+from tuna_nb.backends.azure.prices import Prices
 from tuna_nb.backends.base import (
     Auth,
     Backend,
@@ -32,10 +32,11 @@ from tuna_nb.backends.base import (
     Endpoint,
     Kind,
     LogLine,
-    Offer,
     Plan,
     PlannedResource,
+    PriceAccess,
     Progress,
+    Quote,
     Ref,
     ServerlessScaling,
     ServiceRequest,
@@ -46,6 +47,8 @@ from tuna_nb.backends.base import (
 from tuna_nb.backends.lifecycle import create_once, knock, until_gone
 from tuna_nb.backends.rest import words
 from tuna_nb.backends.tailing import merged
+from tuna_nb.catalog import snapshot
+from tuna_nb.catalog.offers import Lines, Offer, OfferKind
 from tuna_nb.errors import BackendError, ConflictError, CredentialsError, NotFoundError
 from tuna_nb.secrets import hugging_face_token, new_key
 
@@ -66,6 +69,7 @@ class AzureBackend(Backend):
     """
 
     name: ClassVar[str] = "azure"
+    price_access: ClassVar[PriceAccess] = PriceAccess.ANYONE
     kinds: ClassVar[frozenset[Kind]] = frozenset({Kind.SERVERLESS})
     options: ClassVar[Mapping[str, str]] = {
         "azure_subscription": f"subscription id (default {places.SUBSCRIPTION}, or az's own default)",
@@ -76,6 +80,8 @@ class AzureBackend(Backend):
     }
     # The ingress cuts an answer after four minutes, streamed or not.
     door: ClassVar[Door] = Door(answer_s=_ANSWER_S)
+    # Cost Management's query API wants a role on the subscription that a deployer need not have.
+    invoice: ClassVar[str] = "Cost Management > Cost analysis in Azure's portal, by resource; a day late"
 
     def __init__(
         self,
@@ -108,7 +114,6 @@ class AzureBackend(Backend):
         rates, shape = await self._prices.rates(place.region), apps.PROFILES[request.gpu]
         each = rates.replica(request.gpu)
         notes = [
-            f"price: {rates.source}",
             f"the price has the GPU, {shape.vcpus} vCPUs and {shape.memory_gib} GiB, which Azure bills apart",
             f"Azure cuts an answer after {_ANSWER_S:g} s, streamed or not",
         ]
@@ -120,7 +125,8 @@ class AzureBackend(Backend):
             notes.append("the engine asks for a key that Tuna makes; it is a secret of the app at Azure")
         worst = None if each is None else each * scaling.workers_max
         what = f"Azure container app in {place.region}, at most {scaling.workers_max} replicas"
-        return Plan(request, (PlannedResource(what, request.name, worst),), each, tuple(notes))
+        quote = Quote(rates.at, rates.source, rates.snapshot)
+        return Plan(request, (PlannedResource(what, request.name, worst),), each, tuple(notes), quote)
 
     async def deploy(self, plan: Plan, progress: Progress) -> Endpoint:
         request = plan.request
@@ -286,14 +292,25 @@ class AzureBackend(Backend):
 
     async def prices(self) -> list[Offer]:
         where = places.default_region()
-        rates = await self._prices.rates(where)
-        priced = {gpu: rates.replica(gpu) for gpu in apps.PROFILES}
-        source = f"{rates.source}; with its vCPUs and memory"
-        shown = None if rates.at == SNAPSHOT.at else where
+        rates, shipped = await self._prices.live(where), snapshot.rates(self.name)
+        lines = Lines(rates.vcpu, rates.memory_gib, 0.0)
         return [
-            Offer(self.name, Kind.SERVERLESS, gpu, usd, shown, rates.at, source)
-            for gpu, usd in priced.items()
-            if usd is not None
+            Offer(
+                self.name,
+                OfferKind.SERVERLESS,
+                gpu,
+                rates.gpus[gpu],
+                where,
+                rates.at,
+                rates.source,
+                machine=shape.kind,
+                vcpus=shape.vcpus,
+                memory_gib=shape.memory_gib,
+                lines=lines,
+                billing=next(iter(shipped.values())).billing,
+            )
+            for gpu, shape in apps.PROFILES.items()
+            if gpu in rates.gpus
         ]
 
     async def remove_shared(self) -> list[str]:

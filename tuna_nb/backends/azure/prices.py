@@ -12,14 +12,16 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from tuna_nb.backends.azure.app import PROFILES
+from tuna_nb.catalog import snapshot
+from tuna_nb.errors import BackendError
 
 URL: Final = "https://prices.azure.com"
 _PATH: Final = "/api/retail/prices"
 _KEPT_S: Final = 3600.0
+_BACK_OFF_S: Final = 60.0
 _TIMEOUT_S: Final = 5.0
 _MOST_PAGES: Final = 20
 _SECONDS: Final = {"second": 1.0, "hour": 3600.0}
@@ -34,6 +36,7 @@ class Rates:
     memory_gib: float
     at: float
     source: str
+    snapshot: bool = False
 
     def replica(self, gpu: str) -> float | None:
         """A replica's whole price per hour; None for a GPU that is not sold there."""
@@ -43,15 +46,18 @@ class Rates:
         return round(self.gpus[gpu] + shape.vcpus * self.vcpu + shape.memory_gib * self.memory_gib, 6)
 
 
-SNAPSHOT: Final = Rates(
-    gpus={"T4": 0.26, "A100_80GB": 1.90},
-    vcpu=0.000024 * 3600,
-    memory_gib=0.000003 * 3600,
-    at=datetime(2026, 1, 1, tzinfo=UTC).timestamp(),
-    source="figures of early 2026 for US regions, not checked against Azure's price page",
-)
-"""GPU: as another deployment tool published them, early 2026. vCPU and memory: Azure's long-standing active rates
-per second, from memory. The live list is what counts."""
+def shipped(why: str = "") -> Rates:
+    """The snapshot's. why: the live ones can't be had, said in its source."""
+    offers = snapshot.rates("azure")
+    one = next(iter(offers.values()))
+    return Rates(
+        {gpu: usd for gpu, o in offers.items() if (usd := o.price_per_hour_usd) is not None},
+        one.lines.vcpu or 0.0,
+        one.lines.memory_gib or 0.0,
+        one.observed_at,
+        f"{one.source} ({why})" if why else one.source,
+        snapshot=True,
+    )
 
 
 class Prices:
@@ -60,14 +66,30 @@ class Prices:
     def __init__(self, url: str | None = None) -> None:
         self._url = (url or os.environ.get("AZURE_PRICES_URL") or URL).rstrip("/")
         self._kept: dict[str, tuple[float, Rates]] = {}
+        self._failed: dict[str, tuple[float, BackendError]] = {}
 
     async def rates(self, region: str) -> Rates:
         """Of that region now, or the snapshot with the reason in its source."""
-        now = time.time()
-        kept = self._kept.get(region)
-        if kept is None or now - kept[0] > _KEPT_S:
-            kept = self._kept[region] = (now, await self._fresh(region))
-        return kept[1]
+        try:
+            return await self.live(region)
+        except BackendError as exc:
+            return shipped(exc.message)
+
+    async def live(self, region: str) -> Rates:
+        """Of that region now. Raises BackendError; for a minute after that without asking again."""
+        now = time.monotonic()
+        kept, failed = self._kept.get(region), self._failed.get(region)
+        if kept is not None and now - kept[0] <= _KEPT_S:
+            return kept[1]
+        if failed is not None and now - failed[0] <= _BACK_OFF_S:
+            raise failed[1]
+        try:
+            rates = await self._fresh(region)
+        except BackendError as exc:
+            self._failed[region] = (now, exc)
+            raise
+        self._kept[region] = (now, rates)
+        return rates
 
     async def _fresh(self, region: str) -> Rates:
         import httpx
@@ -92,13 +114,9 @@ class Prices:
             return _read(items, region)
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as exc:
             why = str(exc) or type(exc).__name__
-            return Rates(
-                SNAPSHOT.gpus,
-                SNAPSHOT.vcpu,
-                SNAPSHOT.memory_gib,
-                SNAPSHOT.at,
-                f"{SNAPSHOT.source} (the price list can't be used: {why.splitlines()[0]})",
-            )
+            raise BackendError(
+                f"azure: the price list can't be used: {why.splitlines()[0]}", "the snapshot is used instead"
+            ) from exc
 
 
 def _read(items: list[dict[str, Any]], region: str) -> Rates:

@@ -21,15 +21,16 @@ from typing import Any, ClassVar, Final
 from tuna_nb.backends.base import (
     Auth,
     Backend,
+    Charge,
     Check,
     Door,
     Endpoint,
     Kind,
     LogLine,
-    Offer,
     Plan,
     PlannedResource,
     Progress,
+    Quote,
     Ref,
     Replica,
     ServerlessScaling,
@@ -38,11 +39,13 @@ from tuna_nb.backends.base import (
     State,
     Status,
 )
-from tuna_nb.backends.baseten import child, prices, push
+from tuna_nb.backends.baseten import account, child, prices, push
 from tuna_nb.backends.baseten.push import ENVIRONMENT
 from tuna_nb.backends.lifecycle import create_once, until_gone
 from tuna_nb.backends.names import deployment_of
 from tuna_nb.backends.rest import TIMEOUT_S, Api
+from tuna_nb.catalog import snapshot
+from tuna_nb.catalog.offers import Offer, OfferKind
 from tuna_nb.errors import BackendError, CredentialsError, NotFoundError, UnclearError
 from tuna_nb.secrets import hugging_face_token
 
@@ -72,7 +75,8 @@ STATES: Final[Mapping[str, State]] = {
     "INACTIVE": State.FAILED,
 }
 _BILLS: Final = frozenset({"DEPLOYING", "LOADING_MODEL", "WAKING_UP", "UNHEALTHY", "DEACTIVATING"})
-"""States that bill a replica which Baseten does not count as active; building is free."""
+"""States that bill a replica which Baseten does not count as active. Building an image is billed too, as a workload
+of its own whose price nobody tells."""
 _BUILD_S: Final = 3600.0
 _GONE_S: Final = 120.0
 _POLL_S: Final = 5.0
@@ -81,6 +85,7 @@ _OLDEST_S: Final = 7 * 86400 - 60
 _OVERLAP_S: Final = 60.0
 _MOST_PAGES: Final = 200
 _WORDS: Final = 3
+_LIVE: Final = "Baseten's list of instances"
 
 
 class BasetenBackend(Backend):
@@ -140,17 +145,17 @@ class BasetenBackend(Backend):
 
     async def plan(self, request: ServiceRequest) -> Plan:
         scaling = push.checked(request)
-        each = prices.snapshot(request.gpu, request.gpu_count)
-        note = f"price: {prices.SNAPSHOT_SOURCE}"
+        offer = prices.shipped(request.gpu, request.gpu_count)
+        each = None if offer is None else offer.sum()[0]
+        quote = Quote.of(offer)
         if os.environ.get(KEY):
             try:
                 live = prices.cheapest(await self._prices.instances(), request.gpu, request.gpu_count)
                 if live is not None:
-                    each, note = live, "price: Baseten's list of instances, now"
+                    each, quote = live, Quote(time.time(), _LIVE)
             except BackendError as exc:
-                note += f" ({exc.message})"
+                quote = Quote.of(offer, exc.message)
         notes = [
-            note,
             "Baseten bills by the minute, deploying and waking included; a new model starts one replica at once",
             "an answer must end within 600 s",
         ]
@@ -162,7 +167,7 @@ class BasetenBackend(Backend):
             )
         worst = None if each is None else each * scaling.workers_max
         what = f"Baseten model, at most {scaling.workers_max} replicas"
-        return Plan(request, (PlannedResource(what, request.name, worst),), each, tuple(notes))
+        return Plan(request, (PlannedResource(what, request.name, worst),), each, tuple(notes), quote)
 
     async def deploy(self, plan: Plan, progress: Progress) -> Endpoint:
         request = plan.request
@@ -268,23 +273,27 @@ class BasetenBackend(Backend):
         return Auth(self._headers())
 
     async def prices(self) -> list[Offer]:
-        known = {
-            gpu: (usd, prices.SNAPSHOT_AT, prices.SNAPSHOT_SOURCE)
-            for gpu in push.ACCELERATORS
-            if (usd := prices.snapshot(gpu, 1)) is not None
-        }
-        if os.environ.get(KEY):
-            try:
-                instances = await self._prices.instances()
-            except BackendError as exc:
-                known = {gpu: (usd, at, f"{source} ({exc.message})") for gpu, (usd, at, source) in known.items()}
-                instances = []
-            for gpu in push.ACCELERATORS:
-                if (usd := prices.cheapest(instances, gpu, 1)) is not None:
-                    known[gpu] = (usd, time.time(), "Baseten's list of instances")
+        shipped = snapshot.of(self.name)
+        if not os.environ.get(KEY):
+            return list(shipped)
+        listed, now, like = await self._prices.instances(), time.time(), shipped[0]
         return [
-            Offer(self.name, Kind.SERVERLESS, gpu, usd, None, at, source)
-            for gpu, (usd, at, source) in known.items()
+            Offer(
+                self.name,
+                OfferKind.SERVERLESS,
+                ours,
+                float(one["price"]) * 60 / int(one["gpu_count"]),
+                None,
+                now,
+                _LIVE,
+                gpu_count=int(one["gpu_count"]),
+                machine=str(one["name"]),
+                lines=like.lines,
+                billing=like.billing,
+                stock="limited" if one.get("limited_capacity") else None,
+            )
+            for one in listed
+            if one.get("price") and one.get("gpu_count") and (ours := push.ours(one.get("gpu_type"))) is not None
         ]
 
     # Its own parts
@@ -297,6 +306,10 @@ class BasetenBackend(Backend):
         if not key:
             raise CredentialsError(f"baseten: {KEY} is not set", _SIGN_IN)
         return key
+
+    async def charges(self, ref: Ref, since: float, until: float) -> list[Charge]:
+        """A model's days in Baseten's usage summary, all its deployments together. Nothing before 2026-01-01."""
+        return await account.charges(self._api, ref, since, until)
 
     async def _models(self) -> list[dict[str, Any]]:
         listed: list[dict[str, Any]] = (await self._api.get("/v1/models", "the list of models"))["models"]
@@ -385,7 +398,10 @@ class BasetenBackend(Backend):
         now = time.time()
         for gone in [name for name in self._first_seen if name.startswith(deployment["id"]) and name not in names]:
             del self._first_seen[gone]
-        return tuple(Replica(name, state, self._first_seen.setdefault(name, now), None, word) for name in names)
+        return tuple(
+            Replica(name, state, self._first_seen.setdefault(name, now), None, word, start_told=False)
+            for name in names
+        )
 
     async def _gpu_row(self, request: ServiceRequest) -> Check:
         if request.gpu not in push.ACCELERATORS:

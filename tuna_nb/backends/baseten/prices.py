@@ -6,31 +6,16 @@ Live from the query that `truss` itself asks of the console's GraphQL; else a da
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from tuna_nb.backends.baseten.push import ACCELERATORS
 from tuna_nb.backends.rest import Api
+from tuna_nb.catalog import snapshot
+from tuna_nb.catalog.offers import Offer
 from tuna_nb.errors import BackendError
 
 QUERY: Final = "query Instances { listed_instances { name gpu_count gpu_type price limited_capacity } }"
 _KEPT_S: Final = 3600.0
-
-_PER_MINUTE: Final[Mapping[str, Mapping[int, float]]] = {
-    "T4": {1: 0.01052},
-    "L4": {1: 0.01414, 2: 0.04002, 4: 0.08003},
-    "A10G": {1: 0.02012, 2: 0.05672, 4: 0.11344, 8: 0.32576},
-    "A100_80GB": {count: 0.06667 * count for count in range(1, 9)},
-    "H100_40GB": {1: 0.06250},
-    "H100": {count: 0.10833 * count for count in (1, 2, 4, 8)},
-    "H200": {count: 0.20800 * count for count in (1, 2, 4, 8)},
-    "B200": {count: 0.16633 * count for count in (1, 2, 4, 8)},
-}
-"""USD per minute of the smallest instance with so many GPUs."""
-SNAPSHOT_AT: Final = datetime(2026, 11, 21, tzinfo=UTC).timestamp()
-"""When the table was collected; when Baseten wrote it is not known."""
-SNAPSHOT_SOURCE: Final = "Baseten's instance type reference, as collected by 2026-11"
 
 
 class Prices:
@@ -54,10 +39,10 @@ class Prices:
         return self._kept[1]
 
 
-def snapshot(gpu: str, count: int) -> float | None:
-    """USD per hour as it was published; None where that instance was not."""
-    minute = _PER_MINUTE.get(gpu, {}).get(count)
-    return None if minute is None else minute * 60
+def shipped(gpu: str, count: int) -> Offer | None:
+    """As it was published; None where that instance was not."""
+    found = (o for o in snapshot.of("baseten") if (o.gpu, o.gpu_count) == (gpu, count))
+    return next(found, None)
 
 
 def cheapest(instances: list[dict[str, Any]], gpu: str, count: int) -> float | None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from tuna_nb.backends import engine as engines
 from tuna_nb.backends.base import ServerlessScaling, ServiceRequest
 from tuna_nb.backends.options import known, whole
+from tuna_nb.catalog.gpus import SPELLINGS
 from tuna_nb.errors import RequestError, did_you_mean
 
 ENVIRONMENT: Final = "production"
@@ -20,21 +21,10 @@ _SECRET: Final = "hf_access_token"  # noqa: S105 - Baseten's own name for it
 _PREDICT_S: Final = 600
 DEPLOY_TIMEOUT_MINUTES: Final = 2 * engines.START_S // 60
 
-ACCELERATORS: Final[Mapping[str, str]] = {
-    "T4": "T4",
-    "L4": "L4",
-    "A10G": "A10G",
-    "V100": "V100",
-    "A100_40GB": "A100_40GB",
-    "A100_80GB": "A100",
-    "L40S": "L40S",
-    "H100_40GB": "H100_40GB",
-    "H100": "H100",
-    "H200": "H200",
-    "B200": "B200",
-    "RTX_PRO_6000": "RTX_PRO_6000",
-}
+ACCELERATORS: Final[Mapping[str, str]] = SPELLINGS["baseten"]
 """Our GPU to truss's accelerator; `H100_40GB` is a slice of an H100."""
+
+_OURS: Final = {theirs: ours for ours, theirs in ACCELERATORS.items()}
 
 OPTIONS: Final[Mapping[str, str]] = {
     "cpu": "vCPUs of an instance at least (default: the smallest with that GPU)",
@@ -132,3 +122,8 @@ def config(request: ServiceRequest) -> dict[str, Any]:
         "environment_variables": engines.environment(engine),
         "secrets": {secret_name(request): None} if engine.gated else {},
     }
+
+
+def ours(accelerator: object) -> str | None:
+    """Our name of truss's accelerator; None for one that is not known, and for none."""
+    return _OURS.get(str(accelerator).upper())

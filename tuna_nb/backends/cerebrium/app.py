@@ -7,12 +7,13 @@ import json
 import math
 import zipfile
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from tuna_nb.backends import engine as engines
 from tuna_nb.backends.base import ServerlessScaling, ServiceRequest, SpotScaling
 from tuna_nb.backends.options import known, whole
+from tuna_nb.catalog import snapshot
+from tuna_nb.catalog.offers import Offer, Shape
 from tuna_nb.errors import RequestError, did_you_mean
 
 INIT_S: Final = 830
@@ -25,11 +26,10 @@ OPTIONS: Final[Mapping[str, str]] = {
 
 
 class Hardware(NamedTuple):
-    """compute: Cerebrium's id. usd: per GPU-hour, None where no price is known. cpu in cores and memory_gb: what we
-    ask for beside each GPU; most_cpu, most_memory_gb: what a container may have."""
+    """compute: Cerebrium's id. cpu in cores and memory_gb: what we ask for beside each GPU; most_cpu,
+    most_memory_gb: what a container may have."""
 
     compute: str
-    usd: float | None
     cpu: int
     memory_gb: int
     most_cpu: int
@@ -37,21 +37,17 @@ class Hardware(NamedTuple):
 
 
 HARDWARE: Final[Mapping[str, Hardware]] = {
-    "T4": Hardware("TURING_T4", 0.59, 4, 16, 48, 192),
-    "L4": Hardware("ADA_L4", 0.80, 4, 24, 48, 192),
-    "A10": Hardware("AMPERE_A10", 1.10, 4, 24, 48, 192),
-    "A10G": Hardware("AMPERE_A10", 1.10, 4, 24, 48, 192),
-    "L40S": Hardware("ADA_L40", 1.95, 8, 48, 16, 128),
-    "A100_40GB": Hardware("AMPERE_A100_40GB", 1.45, 8, 48, 12, 140),
-    "A100_80GB": Hardware("AMPERE_A100_80GB", 2.06, 8, 96, 12, 140),
-    "H100": Hardware("HOPPER_H100", 2.21, 8, 96, 24, 256),
-    "H200": Hardware("HOPPER_H200", None, 12, 160, 24, 256),
-    "B200": Hardware("BLACKWELL_B200", None, 12, 200, 24, 256),
+    "T4": Hardware("TURING_T4", 4, 16, 48, 192),
+    "L4": Hardware("ADA_L4", 4, 24, 48, 192),
+    "A10": Hardware("AMPERE_A10", 4, 24, 48, 192),
+    "A10G": Hardware("AMPERE_A10", 4, 24, 48, 192),
+    "L40S": Hardware("ADA_L40", 8, 48, 16, 128),
+    "A100_40GB": Hardware("AMPERE_A100_40GB", 8, 48, 12, 140),
+    "A100_80GB": Hardware("AMPERE_A100_80GB", 8, 96, 12, 140),
+    "H100": Hardware("HOPPER_H100", 8, 96, 24, 256),
+    "H200": Hardware("HOPPER_H200", 12, 160, 24, 256),
+    "B200": Hardware("BLACKWELL_B200", 12, 200, 24, 256),
 }
-CPU_HOUR_USD: Final = 0.00000655 * 3600
-GB_HOUR_USD: Final = 0.00000222 * 3600
-SNAPSHOT_AT: Final = datetime(2026, 3, 1, tzinfo=UTC).timestamp()
-SNAPSHOT_SOURCE: Final = "Cerebrium's pricing page, 2026-03"
 REGION: Final = "us-east-1"
 _MOST_GPUS: Final = 8
 
@@ -90,12 +86,15 @@ def size(request: ServiceRequest) -> tuple[int, int]:
     )
 
 
+def offer(request: ServiceRequest) -> Offer | None:
+    """What its GPU was last sold at; None where no price is known."""
+    return snapshot.rates("cerebrium").get(request.gpu)
+
+
 def price_per_hour(request: ServiceRequest) -> float | None:
     """USD of one container, with its cores and memory; None where the GPU's price is not known."""
-    hardware, (cpu, memory_gb) = HARDWARE[request.gpu], size(request)
-    if hardware.usd is None:
-        return None
-    return hardware.usd * request.gpu_count + cpu * CPU_HOUR_USD + memory_gb * GB_HOUR_USD
+    sold, (cpu, memory_gb) = offer(request), size(request)
+    return None if sold is None else sold.sum(Shape(request.gpu_count, cpu, memory_gb))[0]
 
 
 def region(request: ServiceRequest) -> str:

@@ -17,10 +17,11 @@ from tuna_nb.backends.base import (
     Endpoint,
     Kind,
     LogLine,
-    Offer,
     Plan,
     PlannedResource,
+    PriceAccess,
     Progress,
+    Quote,
     Ref,
     Replica,
     ServerlessScaling,
@@ -34,6 +35,8 @@ from tuna_nb.backends.cerebrium.key import ends_at, project_of
 from tuna_nb.backends.lifecycle import create_once, knock, until_gone
 from tuna_nb.backends.names import deployment_of
 from tuna_nb.backends.rest import TIMEOUT_S, Api, words
+from tuna_nb.catalog import snapshot
+from tuna_nb.catalog.offers import Offer
 from tuna_nb.errors import BackendError, CredentialsError, NotFoundError, RequestError
 from tuna_nb.secrets import hugging_face_token
 
@@ -63,10 +66,13 @@ class CerebriumBackend(Backend):
     apps answer, with {region} in it. pace: of its waits."""
 
     name: ClassVar[str] = "cerebrium"
+    price_access: ClassVar[PriceAccess] = PriceAccess.NOBODY
     kinds: ClassVar[frozenset[Kind]] = frozenset({Kind.SERVERLESS})
     options: ClassVar[Mapping[str, str]] = apps.OPTIONS
     # A request is held while a container starts, and cut after its response grace period: an hour at the most.
     door: ClassVar[Door] = Door(first_byte_s=900, answer_s=3600)
+    # Its REST API has no billing.
+    invoice: ClassVar[str] = "Usage and Billing in https://dashboard.cerebrium.ai"
 
     def __init__(
         self, url: str | None = None, endpoints: str = ENDPOINTS, *, timeout_s: float = TIMEOUT_S, pace: float = 1.0
@@ -98,7 +104,7 @@ class CerebriumBackend(Backend):
         scaling = apps.checked(request)
         each, (cpu, memory_gb) = apps.price_per_hour(request), apps.size(request)
         notes = [
-            f"price: {apps.SNAPSHOT_SOURCE}, with {cpu} cores and {memory_gb} GB, which are billed beside the GPU",
+            f"the price has {cpu} cores and {memory_gb} GB in it, which are billed beside the GPU",
             "the build and the loading of weights are billed too",
         ]
         if request.public:
@@ -107,7 +113,8 @@ class CerebriumBackend(Backend):
             notes.append("the Hugging Face token becomes a secret of the app at Cerebrium")
         worst = None if each is None else each * scaling.workers_max
         what = f"Cerebrium app, at most {scaling.workers_max} containers"
-        return Plan(request, (PlannedResource(what, request.name, worst),), each, tuple(notes))
+        quote = Quote.of(apps.offer(request))
+        return Plan(request, (PlannedResource(what, request.name, worst),), each, tuple(notes), quote)
 
     async def deploy(self, plan: Plan, progress: Progress) -> Endpoint:
         request = plan.request
@@ -206,11 +213,7 @@ class CerebriumBackend(Backend):
         return Auth({"Authorization": f"Bearer {key}"}, ends_at(key))
 
     async def prices(self) -> list[Offer]:
-        return [
-            Offer(self.name, Kind.SERVERLESS, gpu, hardware.usd, None, apps.SNAPSHOT_AT, apps.SNAPSHOT_SOURCE)
-            for gpu, hardware in apps.HARDWARE.items()
-            if hardware.usd is not None
-        ]
+        return list(snapshot.of(self.name))
 
     # Its own parts
 

@@ -19,10 +19,11 @@ from tuna_nb.backends.base import (
     Endpoint,
     Kind,
     LogLine,
-    Offer,
     Plan,
     PlannedResource,
+    PriceAccess,
     Progress,
+    Quote,
     Ref,
     Replica,
     ServerlessScaling,
@@ -35,7 +36,10 @@ from tuna_nb.backends.cloudrun import needs, watching
 from tuna_nb.backends.cloudrun import service as services
 from tuna_nb.backends.cloudrun.calls import ENABLE, SIGN_IN, Calls, no_room
 from tuna_nb.backends.cloudrun.identity import mint
+from tuna_nb.backends.cloudrun.prices import Prices
 from tuna_nb.backends.lifecycle import create_once, knock, until_gone
+from tuna_nb.catalog import snapshot
+from tuna_nb.catalog.offers import Offer
 from tuna_nb.errors import BackendError, CapacityError, CredentialsError, NotFoundError, RequestError
 
 _LOOK: Final = "https://console.cloud.google.com/run shows it"
@@ -54,14 +58,18 @@ class CloudRunBackend(Backend):
     """
 
     name: ClassVar[str] = "cloudrun"
+    price_access: ClassVar[PriceAccess] = PriceAccess.NOBODY
     kinds: ClassVar[frozenset[Kind]] = frozenset({Kind.SERVERLESS})
     options: ClassVar[Mapping[str, str]] = services.OPTIONS
     # A request waits for an instance as long as it may take: `serverless.timeout`, an hour at the most.
     door: ClassVar[Door] = Door(first_byte_s=300, answer_s=3600)
+    # Google tells costs to people and to BigQuery alone, a day late; the Cloud Billing API has prices and budgets.
+    invoice: ClassVar[str] = "Billing > Reports in Google's console, by label; its BigQuery export has every line"
 
     def __init__(self, url: str | None = None, *, timeout_s: float = 30.0, pace: float = 1.0) -> None:
         self._calls = Calls(url or os.environ.get("TUNA_GOOGLE_URL"), timeout_s=timeout_s, pace=pace)
         self._pace = pace
+        self._prices = Prices()
         self._woken: dict[str, float] = {}
         self._seen: dict[str, float] = {}
         """When each instance was first counted: Google does not tell their starts."""
@@ -119,9 +127,13 @@ class CloudRunBackend(Backend):
     async def plan(self, request: ServiceRequest) -> Plan:
         scaling = services.checked(request)
         card, region = services.CARDS[request.gpu], services.region(request)
-        each = services.price_per_hour(request.gpu)
+        offers, why = await self._prices.offers()
+        # Google's catalogue may be silent on a region that the snapshot knows.
+        found = services.price_per_hour(request, [*offers, *snapshot.of(self.name)])
+        each, sold = found if found is not None else (None, None)
+        quote = Quote.of(sold, why)
         notes = [
-            f"price: {services.SNAPSHOT_SOURCE}, with {card.cpu} vCPU and {card.memory_gib} GiB beside the GPU",
+            f"the price has {card.cpu} vCPU and {card.memory_gib} GiB in it, which are billed beside the GPU",
             f"in {region}; an idle instance ends after some 15 minutes, which can't be set, and bills till then",
             "the deploy starts one instance, which bills while it loads the weights",
         ]
@@ -133,7 +145,7 @@ class CloudRunBackend(Backend):
             notes.append("public: Google asks nobody for a token")
         worst = None if each is None else each * scaling.workers_max
         what = f"Cloud Run service, at most {scaling.workers_max} instances"
-        return Plan(request, (PlannedResource(what, request.name, worst),), each, tuple(notes))
+        return Plan(request, (PlannedResource(what, request.name, worst),), each, tuple(notes), quote)
 
     async def deploy(self, plan: Plan, progress: Progress) -> Endpoint:
         request = plan.request
@@ -253,12 +265,7 @@ class CloudRunBackend(Backend):
         return await self._auth(await self._service(ref))
 
     async def prices(self) -> list[Offer]:
-        return [
-            Offer(self.name, Kind.SERVERLESS, gpu, card.usd, region, services.SNAPSHOT_AT, services.SNAPSHOT_SOURCE)
-            for gpu, card in services.CARDS.items()
-            if card.usd is not None
-            for region in card.regions
-        ]
+        return (await self._prices.offers())[0]
 
     # Its own parts
 
@@ -388,7 +395,9 @@ class CloudRunBackend(Backend):
         for old in [one for one in self._seen if one.startswith(f"{short}#") and one not in ids]:
             del self._seen[old]
         region = found.name.split("/")[3]
-        replicas = tuple(Replica(one, state, self._seen.setdefault(one, now), region, detail) for one in ids)
+        replicas = tuple(
+            Replica(one, state, self._seen.setdefault(one, now), region, detail, start_told=False) for one in ids
+        )
         return Status(_ref(found), state, replicas, bool(count), now, detail, _uri(found) or None)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from tuna_nb.backends import engine as engines
 from tuna_nb.backends.base import ServerlessScaling, ServiceRequest, SpotScaling
 from tuna_nb.backends.options import known
+from tuna_nb.catalog.offers import Offer, Shape
 from tuna_nb.errors import RequestError, did_you_mean
 
 OPTIONS: Final[Mapping[str, str]] = {
@@ -25,11 +25,10 @@ IMPERSONATE: Final = "tuna-nb/impersonate"
 
 
 class Card(NamedTuple):
-    """accelerator: Google's id. usd: per GPU-hour without zonal redundancy, None where no price is known. cpu and
-    memory_gib: of an instance. regions: open to all; invited: by invitation. quota: its id, None where unknown."""
+    """accelerator: Google's id. cpu and memory_gib: of an instance. regions: open to all; invited:
+    by invitation. quota: its id, None where unknown."""
 
     accelerator: str
-    usd: float | None
     cpu: int
     memory_gib: int
     regions: tuple[str, ...]
@@ -40,7 +39,6 @@ class Card(NamedTuple):
 CARDS: Final[Mapping[str, Card]] = {
     "L4": Card(
         "nvidia-l4",
-        0.672,
         8,
         32,
         ("us-east4", "europe-west4", "europe-west1", "asia-southeast1"),
@@ -49,7 +47,6 @@ CARDS: Final[Mapping[str, Card]] = {
     ),
     "RTXPRO6000": Card(
         "nvidia-rtx-pro-6000",
-        None,
         20,
         80,
         ("us-central1", "europe-west4", "asia-southeast1"),
@@ -59,11 +56,6 @@ CARDS: Final[Mapping[str, Card]] = {
 }
 REGIONS: Final = tuple(dict.fromkeys(r for card in CARDS.values() for r in card.regions + card.invited))
 """Everywhere that a service of ours can be."""
-CPU_HOUR_USD: Final = 0.000018 * 3600
-GIB_HOUR_USD: Final = 0.000002 * 3600
-SNAPSHOT_AT: Final = datetime(2026, 8, 1, tzinfo=UTC).timestamp()
-SNAPSHOT_SOURCE: Final = "Google's billing SKUs, 2026-08"
-
 _PERIOD_S: Final = 10
 # Google shuts an instance with a GPU down when its start takes longer than half an hour.
 _TRIES: Final = min(engines.START_S, 1800) // _PERIOD_S
@@ -117,12 +109,17 @@ def hf_secret(request: ServiceRequest) -> str:
     return request.options.get("hf_secret", "hf-token")
 
 
-def price_per_hour(gpu: str) -> float | None:
-    """USD of one instance, with its cores and memory; None where the GPU's price is not known."""
-    card = CARDS[gpu]
-    if card.usd is None:
-        return None
-    return card.usd + card.cpu * CPU_HOUR_USD + card.memory_gib * GIB_HOUR_USD
+def price_per_hour(request: ServiceRequest, offers: Iterable[Offer]) -> tuple[float, Offer] | None:
+    """USD of one instance, with its cores and memory, and the offer that it is read off; None where no price of the
+    GPU is known in that region. Without zonal redundancy, which a service of ours does not have."""
+    card, where = CARDS[request.gpu], region(request)
+    for offer in offers:
+        redundant = offer.note.startswith("with ")
+        if offer.gpu == request.gpu and offer.region in (where, None) and not redundant:
+            usd, lacks = offer.sum(Shape(1, card.cpu, card.memory_gib))
+            if usd is not None and not lacks:
+                return usd, offer
+    return None
 
 
 def service(request: ServiceRequest) -> Any:

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, ClassVar
 from tuna_nb.backends.base import (
     Auth,
     Backend,
+    Charge,
     Check,
     Endpoint,
     Kind,
     LogLine,
-    Offer,
     Plan,
     PlannedResource,
+    PriceAccess,
     Progress,
     Ref,
     ServerlessScaling,
@@ -32,7 +33,8 @@ from tuna_nb.backends.base import (
     Status,
     UsageInterval,
 )
-from tuna_nb.backends.local.options import OPTIONS
+from tuna_nb.backends.local.options import LOOPBACK, OPTIONS
+from tuna_nb.catalog.offers import Offer
 from tuna_nb.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -55,9 +57,11 @@ class LocalBackend(Backend):
     """The local cloud in `folder`, by default `default_folder()`."""
 
     name: ClassVar[str] = "local"
+    price_access: ClassVar[PriceAccess] = PriceAccess.NOBODY
     kinds: ClassVar[frozenset[Kind]] = frozenset(Kind)
     options: ClassVar[Mapping[str, str]] = OPTIONS
     pretends: ClassVar[bool] = True
+    tells_usage: ClassVar[bool] = True
     poll_s: ClassVar[float] = 0.25
 
     def __init__(self, folder: Path | str | None = None, idle_exit_s: float | None = None) -> None:
@@ -75,6 +79,9 @@ class LocalBackend(Backend):
         from tuna_nb.backends.local import checks
 
         return checks.rows(self.folder, request)
+
+    def only_here(self, request: ServiceRequest) -> bool:
+        return request.options.get("listen", LOOPBACK).startswith("127.")
 
     async def plan(self, request: ServiceRequest) -> Plan:
         from tuna_nb.backends.local import spec as specs
@@ -148,9 +155,20 @@ class LocalBackend(Backend):
     async def usage(self, ref: Ref) -> list[UsageInterval]:
         bill = await self.cloud.bill(ref.name)
         return [
-            UsageInterval(i.replica, i.started_at, i.ended_at, i.price_per_hour_usd, i.granularity_s)
+            UsageInterval(i.replica, i.started_at, i.ended_at, i.price_per_hour_usd, i.granularity_s, i.ready_at)
             for i in bill.intervals
             if ref.id is None or i.uid == ref.id
+        ]
+
+    async def charges(self, ref: Ref, since: float, until: float) -> list[Charge]:
+        """The cloud's own bill, a line for each container or replica, up to when it was last seen."""
+        bill = await self.cloud.bill(ref.name)
+        return [
+            Charge(i.started_at, i.seen_at if i.ended_at is None else i.ended_at, i.usd, f"{i.gpu} of {i.replica}")
+            for i in bill.intervals
+            if (ref.id is None or i.uid == ref.id)
+            and i.started_at < until
+            and (i.seen_at if i.ended_at is None else i.ended_at) > since
         ]
 
 

@@ -21,7 +21,8 @@ class BilledInterval:
     """One container's or replica's paid life. Times are Unix seconds.
 
     seen_at: the last moment at which the cloud knows that it ran; ended_at: None while it runs.
-    price_per_hour_usd: with all its GPUs. granularity_s: time is rounded up to a multiple of it.
+    price_per_hour_usd: with all its GPUs. granularity_s: time is rounded up to a multiple of it. ready_at: when it
+    began to serve, None where it never did.
     """
 
     replica: str
@@ -34,6 +35,7 @@ class BilledInterval:
     ended_at: float | None
     price_per_hour_usd: float
     granularity_s: float = GRANULARITY_S
+    ready_at: float | None = None
 
     @property
     def billed_s(self) -> float:

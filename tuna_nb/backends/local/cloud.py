@@ -26,7 +26,7 @@ from typing import Final
 import psutil
 
 from tuna_nb.backends.base import Kind
-from tuna_nb.backends.local import logbook, processes, recovery
+from tuna_nb.backends.local import logbook, recovery
 from tuna_nb.backends.local.api import Api
 from tuna_nb.backends.local.bill import BilledInterval
 from tuna_nb.backends.local.fleet import Fleet
@@ -78,9 +78,9 @@ class Cloud:
                 self.journal.remove_resource(record.spec.name)
                 continue
             try:
-                wanted = bind(record.port)
+                wanted = bind(record.port, record.spec.figures.listen)
             except BackendError:
-                wanted = bind()
+                wanted = bind(address=record.spec.figures.listen)
                 self.journal.set_port(record.spec.name, int(wanted.getsockname()[1]))
             self._host(record, wanted).log.write("the cloud has restarted")
 
@@ -127,7 +127,7 @@ class Cloud:
             return self.view(spec.name)
         if self.closing:
             raise Leaving("the local cloud is shutting down", "try again")
-        wanted = bind()
+        wanted = bind(address=spec.figures.listen)
         record = ResourceRecord(
             uid=secrets.token_hex(8),
             spec=spec,
@@ -169,7 +169,7 @@ class Cloud:
             uid=record.uid,
             deployment_id=record.spec.deployment_id,
             kind=record.spec.kind,
-            url=f"http://{processes.LOOPBACK}:{hosted.listener.port}",
+            url=f"http://{hosted.listener.address}:{hosted.listener.port}",
             state=shown.state,
             replicas=shown.replicas,
             billing=shown.billing,
@@ -262,7 +262,8 @@ async def _watch(cloud: Cloud, api: Api, mine: Announcement, stop: Callable[[], 
             print("cloud.json is gone or not ours: leaving", file=sys.stderr, flush=True)  # noqa: T201
             stop()
         try:
-            await asyncio.wait_for(cloud.leaving.wait(), _TICK_S)
+            async with asyncio.timeout(_TICK_S):
+                await cloud.leaving.wait()
         except TimeoutError:
             continue
 

@@ -18,6 +18,7 @@ from tuna_nb.backends.local import probe, processes
 from tuna_nb.backends.local.bill import BilledInterval
 from tuna_nb.backends.local.journal import Journal
 from tuna_nb.backends.local.logbook import LastWords, LogBook
+from tuna_nb.backends.local.options import LOOPBACK
 from tuna_nb.backends.local.processes import EngineProcess
 from tuna_nb.backends.local.spec import Spec
 from tuna_nb.errors import EngineError, TunaError
@@ -154,6 +155,7 @@ class Instance:
         self.idle_since = time.monotonic()
         if self.state is State.STARTING:
             # Else it was preempted while it booted: ready too late to be given anything.
+            self._site.journal.set_ready(self.id, time.time())
             self._to(State.READY)
         code = await self._exit()
         self._to(State.STOPPING, f"its engine ended by itself ({_exit_words(code)})")
@@ -162,7 +164,7 @@ class Instance:
         self.port = processes.free_port()
         spec = self.spec
         self._process = processes.spawn(
-            spec.argv(processes.LOOPBACK, self.port),
+            spec.argv(LOOPBACK, self.port),
             processes.engine_environment(spec.path, spec.figures.engine_env),
             # Only a command is looked up from the user's folder: a random.py there must not shadow our imports.
             spec.cwd if spec.engine.command is not None else None,

@@ -23,7 +23,7 @@ from tuna_nb.backends.local.spec import Scaling, Spec
 from tuna_nb.errors import BackendError
 
 FILE_NAME: Final = "journal.db"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """As the last line of the schema below sets it."""
 
 _SCHEMA: Final = """
@@ -39,13 +39,15 @@ CREATE TABLE replicas (
 CREATE TABLE bill (
     replica TEXT PRIMARY KEY, resource TEXT NOT NULL, uid TEXT NOT NULL, kind TEXT NOT NULL, gpu TEXT NOT NULL,
     started_at REAL NOT NULL, seen_at REAL NOT NULL, ended_at REAL, price_per_hour_usd REAL NOT NULL,
-    granularity_s REAL NOT NULL
+    granularity_s REAL NOT NULL, ready_at REAL
 );
 CREATE INDEX bill_by_resource ON bill (resource);
 INSERT INTO about VALUES ('cloud_id', lower(hex(randomblob(16))));
-PRAGMA user_version=1;
+PRAGMA user_version=2;
 COMMIT;
 """
+_STEPS: Final = {1: "ALTER TABLE bill ADD COLUMN ready_at REAL"}
+"""What makes a journal of that version one of the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,9 @@ class Journal:
     def _prepare(self, create: bool) -> None:
         self._db.execute("PRAGMA synchronous=NORMAL")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version in _STEPS:
+            self._renew()
+            return
         if version == SCHEMA_VERSION:
             return
         empty = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
@@ -109,6 +114,20 @@ class Journal:
             raise _unreadable(self.path, f"schema version {version}, this Tuna writes {SCHEMA_VERSION}")
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.executescript(_SCHEMA)
+
+    def _renew(self) -> None:
+        """An older Tuna wrote it. What it did not note stays unknown."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            # Another process may have been quicker.
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            for step in range(version, SCHEMA_VERSION):
+                self._db.execute(_STEPS[step])
+            self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
 
     def close(self) -> None:
         self._db.close()
@@ -197,7 +216,7 @@ class Journal:
 
     def open_interval(self, interval: BilledInterval) -> None:
         self._run(
-            "INSERT INTO bill VALUES (?,?,?,?,?,?,?,?,?,?)",
+            "INSERT INTO bill VALUES (?,?,?,?,?,?,?,?,?,?,?)",
             interval.replica,
             interval.resource,
             interval.uid,
@@ -208,7 +227,12 @@ class Journal:
             interval.ended_at,
             interval.price_per_hour_usd,
             interval.granularity_s,
+            interval.ready_at,
         )
+
+    def set_ready(self, replica: str, at: float) -> None:
+        """From then on it serves."""
+        self._run("UPDATE bill SET ready_at=? WHERE replica=?", at, replica)
 
     def tick(self, now: float) -> None:
         """Every open interval was still running at `now`."""
@@ -228,7 +252,7 @@ class Journal:
         """Of one resource's name or all, oldest first; those of destroyed resources too."""
         rows = self._run(
             "SELECT replica, resource, uid, kind, gpu, started_at, seen_at, ended_at, price_per_hour_usd,"
-            " granularity_s FROM bill WHERE ? IS NULL OR resource=? ORDER BY started_at, replica",
+            " granularity_s, ready_at FROM bill WHERE ? IS NULL OR resource=? ORDER BY started_at, replica",
             resource,
             resource,
         )

@@ -1,4 +1,4 @@
-"""An ASGI application on a loopback port of its own, several of them on one event loop."""
+"""An ASGI application on a port of its own, several of them on one event loop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import uvicorn
 
-from tuna_nb.backends.local.processes import LOOPBACK
+from tuna_nb.backends.local.options import LOOPBACK
 from tuna_nb.errors import BackendError
 
 _CLOSE_S: Final = 2.0
@@ -35,7 +35,7 @@ class Listener:
             backlog=1024,
             timeout_keep_alive=30,
         )
-        self.port = int(wanted.getsockname()[1])
+        self.address, self.port = wanted.getsockname()
         self._socket = wanted
         self._server = uvicorn.Server(config)
         self._starting = asyncio.create_task(self._start(), name=f"listen {self.port}")
@@ -62,16 +62,16 @@ class Listener:
                 task.cancel()
 
 
-def bind(port: int = 0) -> socket.socket:
-    """A listening loopback socket on `port`, 0 for any. Raises BackendError where it is taken."""
+def bind(port: int = 0, address: str = LOOPBACK) -> socket.socket:
+    """A listening socket on `port`, 0 for any. Raises BackendError where it is taken, or not this machine's."""
     wanted = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         # The port of a daemon that died a moment ago is still in TIME_WAIT.
         wanted.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        wanted.bind((LOOPBACK, port))
+        wanted.bind((address, port))
         wanted.listen(1024)
         wanted.setblocking(False)
     except OSError as exc:
         wanted.close()
-        raise BackendError(f"loopback port {port or 'any'} can't be bound: {exc.strerror or exc}") from exc
+        raise BackendError(f"port {port or 'any'} of {address} can't be bound: {exc.strerror or exc}") from exc
     return wanted

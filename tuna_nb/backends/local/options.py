@@ -6,14 +6,17 @@ tens of seconds to minutes, a real spot machine boots for minutes, and AWS gives
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import shlex
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from tuna_nb.errors import RequestError, did_you_mean
 
+LOOPBACK: Final = "127.0.0.1"
 STAND_IN_START_TIMEOUT_S: Final = 30.0
 COMMAND_START_TIMEOUT_S: Final = 600.0
 
@@ -36,6 +39,7 @@ class Figures:
     stop_grace_s: float = 3.0
     drain_s: float = 30.0
     qps_window_s: float = 10.0
+    listen: str = LOOPBACK
     engine_args: tuple[str, ...] = ()
     engine_env: Mapping[str, str] = field(default_factory=dict)
 
@@ -61,6 +65,7 @@ OPTIONS: Final[Mapping[str, str]] = {
     "stop_grace_s": "seconds between SIGTERM and SIGKILL when an engine is stopped (default 3)",
     "drain_s": "spot: most seconds a replica that is scaled down goes on serving its requests (default 30)",
     "qps_window_s": "spot: seconds over which requests per second are measured (default 10, scaled down)",
+    "listen": "address of this machine that the endpoint listens at (default 127.0.0.1: for this machine alone)",
     "engine_args": "more arguments for the engine, split by shell rules",
     "engine_env": "environment for the engine, NAME=VALUE pairs split by shell rules; not for secrets",
 }
@@ -86,6 +91,8 @@ def parse(options: Mapping[str, str]) -> Figures:
             raise RequestError(f"the local cloud has no option {name!r}", did_you_mean(name, OPTIONS))
         if name == "engine_args":
             values[name] = tuple(_words(name, text))
+        elif name == "listen":
+            values[name] = _address(text)
         elif name == "engine_env":
             values[name] = _environment(text)
         else:
@@ -117,6 +124,24 @@ def _number(name: str, text: str) -> float | int:
     if name != "seed" and value < 0:
         raise RequestError(f"option {name}: must not be negative, not {text}", OPTIONS[name])
     return value
+
+
+def _address(text: str) -> str:
+    try:
+        address = ipaddress.IPv4Address(text)
+    except ValueError:
+        raise RequestError(f"option listen: {text!r} is no IPv4 address", OPTIONS["listen"]) from None
+    # Bound here and told to others: it has to be one address, and one that this machine has.
+    with socket.socket() as probe:
+        try:
+            if address.is_unspecified:
+                raise OSError
+            probe.bind((str(address), 0))
+        except OSError:
+            raise RequestError(
+                f"option listen: {text} is no address of this machine", "`ip addr` lists them"
+            ) from None
+    return str(address)
 
 
 def _words(name: str, text: str) -> list[str]:

@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from tuna_nb.backends.base import Kind, Offer
+from tuna_nb.backends.base import Kind
+from tuna_nb.catalog.offers import Offer, OfferKind
+from tuna_nb.catalog.rules import rule
 from tuna_nb.errors import RequestError, did_you_mean
 
 PRICED_ON: Final = datetime.date(2026, 11, 20)
@@ -42,6 +44,12 @@ PRICES: Final[Mapping[str, GpuPrice]] = {
     "L40": GpuPrice(1.75, 0.46),
     "A40": GpuPrice(1.15, 0.31),
     "RTXA6000": GpuPrice(1.22, 0.33),
+    "RTX3090": GpuPrice(0.70, 0.18),
+    "RTXA4000": GpuPrice(0.58, 0.15),
+    "RTXA5000": GpuPrice(0.70, 0.19),
+    "RTX6000ADA": GpuPrice(1.90, 0.49),
+    "RTXPRO6000": GpuPrice(3.00, 0.85),
+    "H100_40GB": GpuPrice(2.60, 0.70),
     "A100_40GB": GpuPrice(2.10, 0.62),
     "A100_80GB": GpuPrice(2.50, 0.78),
     "H100": GpuPrice(3.95, 1.15),
@@ -63,7 +71,16 @@ def offers() -> list[Offer]:
     """The whole list, both sides, dated with the day it was set."""
     at = datetime.datetime.combine(PRICED_ON, datetime.time(), datetime.UTC).timestamp()
     return [
-        Offer("local", kind, gpu, price.of(kind), None, at, SOURCE)
+        Offer(
+            "local",
+            OfferKind(kind),
+            gpu,
+            price.of(kind),
+            None,
+            at,
+            SOURCE,
+            billing=rule("local", kind).billing,
+        )
         for gpu, price in PRICES.items()
         for kind in (Kind.SERVERLESS, Kind.SPOT)
     ]

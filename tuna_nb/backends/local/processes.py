@@ -21,10 +21,10 @@ from typing import IO, Final
 
 import psutil
 
+from tuna_nb.backends.local.options import LOOPBACK
 from tuna_nb.errors import BackendError, EngineError
 
 MARKER: Final = "TUNA_LOCAL_REPLICA"
-LOOPBACK: Final = "127.0.0.1"
 _POLL_S: Final = 0.05
 _GONE_DEADLINE_S: Final = 10.0
 

@@ -204,7 +204,8 @@ class Service(abc.ABC):
                 self._failure = exc.message
             self._poked.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._poked.wait(), _TICK_S)
+                async with asyncio.timeout(_TICK_S):
+                    await self._poked.wait()
 
     def _step(self, now: float) -> None:
         self._collect(now)

@@ -13,7 +13,7 @@ from typing import Final
 
 import httptools
 
-from tuna_nb.backends.local.processes import LOOPBACK
+from tuna_nb.backends.local.options import LOOPBACK
 
 Header = tuple[bytes, bytes]
 

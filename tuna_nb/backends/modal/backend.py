@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,15 +27,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from tuna_nb.backends.base import (
     Auth,
     Backend,
+    Charge,
     Check,
     Door,
     Endpoint,
     Kind,
     LogLine,
-    Offer,
     Plan,
     PlannedResource,
     Progress,
+    Quote,
     Ref,
     Replica,
     ServerlessScaling,
@@ -44,7 +46,7 @@ from tuna_nb.backends.base import (
     Status,
 )
 from tuna_nb.backends.lifecycle import create_once, until_gone
-from tuna_nb.backends.modal import prices, tokens
+from tuna_nb.backends.modal import account, prices, tokens
 from tuna_nb.backends.modal.function import (
     DOOR_TAG,
     FUNCTION,
@@ -60,6 +62,8 @@ from tuna_nb.backends.modal.function import (
 )
 from tuna_nb.backends.modal.told import SIGN_IN, told
 from tuna_nb.backends.names import deployment_of
+from tuna_nb.catalog import snapshot
+from tuna_nb.catalog.offers import Lines, Offer
 from tuna_nb.errors import BackendError, CredentialsError, NotFoundError, RequestError
 from tuna_nb.secrets import hugging_face_token
 
@@ -78,6 +82,7 @@ _ERRORS_WITHIN: Final = timedelta(minutes=10)
 _LOGS_FOR: Final = timedelta(days=30)
 _LATE_S: Final = 10.0
 """A line may be told so long after its own time."""
+_LIVE: Final = "Modal's rates"
 
 
 class ModalBackend(Backend):
@@ -134,17 +139,17 @@ class ModalBackend(Backend):
 
     async def plan(self, request: ServiceRequest) -> Plan:
         scaling = checked(request)
-        rates, note = prices.SNAPSHOT, f"price: {prices.SNAPSHOT_SOURCE}"
+        rates, offer = prices.shipped(), snapshot.rates(self.name).get(request.gpu)
+        quote = Quote.of(offer)
         if self.configured():
             try:
                 rates, live = prices.live(await self._rates())
-                note = (
-                    "price: Modal's rates, now"
-                    if request.gpu in live
-                    else f"{note}; Modal's rates name no such GPU"
-                )
+                if request.gpu in live:
+                    quote = Quote(time.time(), _LIVE)
+                else:
+                    quote = Quote.of(offer, "Modal's rates name no such GPU")
             except BackendError as exc:
-                note += f" ({exc.message})"
+                quote = Quote.of(offer, exc.message)
         cores, gib = reserved(request.options)
         each = prices.container(
             rates, request.gpu, count=request.gpu_count, cores=cores, gib=gib, region=request.region
@@ -152,7 +157,6 @@ class ModalBackend(Backend):
         what = f"Modal app, at most {scaling.workers_max} containers"
         worst = None if each is None else each * scaling.workers_max
         notes = [
-            note,
             f"the price has {cores} CPU cores and {gib} GiB of memory in it; memory used beyond is billed too",
             f"volumes {' and '.join(VOLUMES.values())} keep weights and compiled code for the next deployment",
         ]
@@ -160,7 +164,7 @@ class ModalBackend(Backend):
             notes.append(f"the region makes it {prices.region_factor(request.region):g} times as dear")
         if request.public:
             notes.append("public: whoever knows the URL uses the GPU")
-        return Plan(request, (PlannedResource(what, request.name, worst),), each, tuple(notes))
+        return Plan(request, (PlannedResource(what, request.name, worst),), each, tuple(notes), quote)
 
     async def deploy(self, plan: Plan, progress: Progress) -> Endpoint:
         request = plan.request
@@ -208,7 +212,7 @@ class ModalBackend(Backend):
         now = time.time()
         since = self._since.setdefault(ref.name, [])
         since[:] = since[:running] + [now] * (running - len(since))
-        replicas = tuple(Replica(f"{ref.id}/{n}", state, at) for n, at in enumerate(since, 1))
+        replicas = tuple(Replica(f"{ref.id}/{n}", state, at, start_told=False) for n, at in enumerate(since, 1))
         return Status(ref, state, replicas, bool(running), now, detail, url)
 
     async def logs(self, ref: Ref, since: float | None = None, follow: bool = False) -> AsyncIterator[LogLine]:
@@ -268,22 +272,21 @@ class ModalBackend(Backend):
         return tokens.auth(await tokens.found(await self._workspace(), ref, self.call_s))
 
     async def prices(self) -> list[Offer]:
-        rates, live = prices.SNAPSHOT, frozenset[str]()
-        if self.configured():
-            rates, live = prices.live(await self._rates())
-        now = time.time()
+        shipped = snapshot.rates(self.name)
+        if not self.configured():
+            return list(shipped.values())
+        rates, live = prices.live(await self._rates())
+        now, lines = time.time(), Lines(rates[prices.CORE], rates[prices.GIB], 0.0)
         return [
-            Offer(
-                self.name,
-                Kind.SERVERLESS,
-                gpu,
-                rates[gpu],
-                None,
-                now if gpu in live else prices.SNAPSHOT_AT,
-                "Modal's rates" if gpu in live else prices.SNAPSHOT_SOURCE,
-            )
-            for gpu in prices.GPUS
+            replace(o, price_per_hour_usd=rates[gpu], lines=lines, observed_at=now, source=_LIVE, snapshot=False)
+            if gpu in live
+            else o
+            for gpu, o in shipped.items()
         ]
+
+    async def charges(self, ref: Ref, since: float, until: float) -> list[Charge]:
+        """An app's rows of the workspace's billing report, hour by hour; before credits."""
+        return await account.charges(await self._workspace(), ref, since, until, self.call_s)
 
     # Asking Modal
 

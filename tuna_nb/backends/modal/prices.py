@@ -9,51 +9,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final
 
-GPUS: Final[Mapping[str, str]] = {
-    "T4": "T4",
-    "L4": "L4",
-    "A10": "A10",
-    "A10G": "A10",
-    "L40S": "L40S",
-    "A100_40GB": "A100-40GB",
-    "A100_80GB": "A100-80GB",
-    "H100": "H100",
-    "H200": "H200",
-    "B200": "B200",
-}
+from tuna_nb.catalog import snapshot
+from tuna_nb.catalog.gpus import SPELLINGS
+
+GPUS: Final[Mapping[str, str]] = SPELLINGS["modal"]
 """Our GPU to Modal's id."""
 MOST: Final[Mapping[str, int]] = {"A10": 4, "A10G": 4}
 """GPUs of a container, where it is not eight (https://modal.com/docs/guide/gpu)."""
 
 CORE: Final = "cpu core"
 GIB: Final = "GiB of memory"
-SNAPSHOT: Final[Mapping[str, float]] = {
-    "T4": 0.59,
-    "L4": 0.80,
-    "A10": 1.10,
-    "A10G": 1.10,
-    "L40S": 1.95,
-    "A100_40GB": 2.10,
-    "A100_80GB": 2.50,
-    "H100": 3.95,
-    "H200": 4.54,
-    "B200": 6.25,
-    CORE: 0.04716,
-    GIB: 0.007992,
-}
-"""USD per hour: of one GPU, of one physical core (0.0000131/s), of one GiB (0.00000222/s)."""
-SNAPSHOT_AT: Final = datetime(2026, 5, 8, tzinfo=UTC).timestamp()
-SNAPSHOT_SOURCE: Final = "modal.com/pricing, 2026-05-08"
-
 _BROAD: Final = 1.5
 _NARROW: Final = 1.75
 _SPECIAL: Final = frozenset({"region", "nonpreemptible", "sandbox", "notebook", "reserved", "volume"})
 _PER_HOUR: Final = (1, 60, 3600)
 _NEAR: Final = 3.0
+
+
+def shipped() -> dict[str, float]:
+    """USD per hour as it was published: of one GPU, of one physical core, of one GiB."""
+    offers = snapshot.rates("modal")
+    rates = {gpu: usd for gpu, o in offers.items() if (usd := o.price_per_hour_usd) is not None}
+    lines = next(iter(offers.values())).lines
+    return rates | {CORE: lines.vcpu or 0.0, GIB: lines.memory_gib or 0.0}
 
 
 def region_factor(region: str) -> float:
@@ -73,9 +54,9 @@ def container(
 
 def live(told: Mapping[str, Decimal]) -> tuple[dict[str, float], frozenset[str]]:
     """The snapshot with what Modal tells put in its place, and the names of what it told."""
-    rates, known = dict(SNAPSHOT), set()
+    rates, known = shipped(), set()
     words = {**GPUS, CORE: "cpu", GIB: "memory"}
-    for name, published in SNAPSHOT.items():
+    for name, published in shipped().items():
         found = [
             usd
             for key, value in told.items()

@@ -44,7 +44,7 @@ async def told(what: str, within_s: float, *, creates: bool = False) -> AsyncIte
         raise _unclear(f"modal: {what}: the connection was lost ({_said(exc)})", creates) from exc
     except (modal.exception.Error, GRPCError) as exc:
         raise _error(what, exc, creates) from exc
-    except ValueError as exc:
+    except (ValueError, ArithmeticError) as exc:  # a Decimal that is none is arithmetic to Python
         raise _unclear(f"modal: {what}: the SDK can't read Modal's answer ({_said(exc)})", creates) from exc
 
 

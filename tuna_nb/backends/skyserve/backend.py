@@ -17,14 +17,16 @@ import yaml
 from tuna_nb.backends.base import (
     Auth,
     Backend,
+    Charge,
     Check,
     Endpoint,
     Kind,
     LogLine,
-    Offer,
     Plan,
     PlannedResource,
+    PriceAccess,
     Progress,
+    Quote,
     Ref,
     ServerlessScaling,
     ServiceRequest,
@@ -34,7 +36,7 @@ from tuna_nb.backends.base import (
 )
 from tuna_nb.backends.lifecycle import create_once, knock, until_gone
 from tuna_nb.backends.names import deployment_of
-from tuna_nb.backends.skyserve import accounts, checks
+from tuna_nb.backends.skyserve import accounts, checks, placing, report
 from tuna_nb.backends.skyserve import logs as log_lines
 from tuna_nb.backends.skyserve import prices as catalog
 from tuna_nb.backends.skyserve import task as tasks
@@ -44,6 +46,9 @@ from tuna_nb.backends.skyserve.machines import CONTROLLER
 from tuna_nb.backends.skyserve.said import words
 from tuna_nb.backends.skyserve.status import Service, services
 from tuna_nb.backends.tailing import merged
+from tuna_nb.catalog.offers import Offer, OfferKind
+from tuna_nb.catalog.rules import rule
+from tuna_nb.catalog.sources.skypilot import SkyPilotFiles
 from tuna_nb.errors import (
     BackendError,
     CredentialsError,
@@ -69,6 +74,7 @@ class SkyServeBackend(Backend):
     """SkyServe's services of this user. timeout_s: of calls that only read. pace: of its waits."""
 
     name: ClassVar[str] = "skyserve"
+    price_access: ClassVar[PriceAccess] = PriceAccess.NOBODY
     kinds: ClassVar[frozenset[Kind]] = frozenset({Kind.SPOT})
     clouds: ClassVar[tuple[str, ...]] = tasks.CLOUDS
     controller: ClassVar[bool] = True
@@ -112,6 +118,7 @@ class SkyServeBackend(Backend):
             ),
             price.cheapest,
             _notes(request, cloud, price, controller, fallback),
+            None if (at := SkyPilotFiles().observed_at(cloud)) is None else Quote(at, catalog.SOURCE),
         )
 
     async def deploy(self, plan: Plan, progress: Progress) -> Endpoint:
@@ -120,14 +127,15 @@ class SkyServeBackend(Backend):
 
         async def create() -> Service:
             progress(f"creating SkyServe service {request.name}; a first controller takes some minutes", None)
-            config, secret = _config(request), _secrets(request)
+            secret = _secrets(request)
 
             def up(sky: Any) -> Any:
-                made = sky.Task.from_yaml_config(config, secrets_overrides=secret)
+                # SkyPilot takes what it is given apart: each try gets its own.
+                made = placing.made(sky, request, secret)
                 return sky.serve.up(made, service_name=request.name)
 
             self._unsettled[request.name] = time.monotonic()
-            await self._sky.change(f"creating {request.name}", up, within_s=_UP_S)
+            await self._sky.rent(f"creating {request.name}", up, within_s=_UP_S)
             return await self._known(request.name)
 
         try:
@@ -239,10 +247,25 @@ class SkyServeBackend(Backend):
                     if (key := (quote.gpu, quote.region)) not in best or each < best[key][0]:
                         best[key] = (each, quote)
             offers += [
-                Offer(self.name, Kind.SPOT, gpu, each, region, now, f"{catalog.SOURCE}, {cloud} {quote.machine}")
+                Offer(
+                    cloud,
+                    OfferKind.SPOT,
+                    gpu,
+                    each,
+                    region,
+                    now,
+                    catalog.SOURCE,
+                    gpu_count=quote.count,
+                    machine=quote.machine,
+                    billing=rule(cloud, OfferKind.SPOT).billing,
+                )
                 for (gpu, region), (each, quote) in best.items()
             ]
         return offers
+
+    async def charges(self, ref: Ref, since: float, until: float) -> list[Charge]:
+        """Of the service's machines, by SkyPilot's own estimate; the cloud's invoice has what is really charged."""
+        return await report.charges(self._sky, ref, since, until)
 
     async def remove_shared(self) -> list[str]:
         """SkyServe's controller VM, where no service is left: while it runs it costs money, stopped its disk."""
@@ -331,12 +354,11 @@ class SkyServeBackend(Backend):
 
     async def _accepted(self, request: ServiceRequest) -> None:
         """SkyPilot takes the task. Raises RequestError in its words."""
-        config = _config(request)
         unset = [(name, "unset") for name in tasks.secret_names(request.engine)]
 
         def read(sky: Any) -> str | None:
             try:
-                sky.Task.from_yaml_config(config, secrets_overrides=unset)
+                placing.made(sky, request, unset)
             except ValueError as exc:
                 return words(exc)
             return None
@@ -355,10 +377,6 @@ class SkyServeBackend(Backend):
     async def _controller_price(self, cloud: str) -> float:
         found = await self._sky.ask(f"the catalog of {cloud}", lambda sky: catalog.controller(sky, cloud))
         return catalog.CONTROLLER_USD if found is None else float(found)
-
-
-def _config(request: ServiceRequest) -> dict[str, Any]:
-    return tasks.config(request, catalog.ACCELERATORS[request.gpu])
 
 
 def _secrets(request: ServiceRequest) -> list[tuple[str, str]]:

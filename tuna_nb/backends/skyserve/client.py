@@ -18,12 +18,14 @@ from typing import Any, Final, TypeVar
 from tuna_nb.backends.patience import Setback, patiently
 from tuna_nb.backends.skyserve.quiet import THREADS, hush_logs, quiet
 from tuna_nb.backends.skyserve.said import INSTALL, setback
-from tuna_nb.errors import BackendError, TunaError, UnclearError
+from tuna_nb.errors import BackendError, CapacityError, TunaError, UnclearError
 
 T = TypeVar("T")
 
 _UNDO_S: Final = 10.0
 """So long an abandoned call is waited for: to be submitted, so that it has an id, and then to be cancelled."""
+_AGAIN_S: Final = 45.0
+"""SkyPilot waits twice 15 s for what it made to be known everywhere."""
 _SYNCED: Final = "0.14."
 _numbers = itertools.count(1)
 
@@ -65,6 +67,18 @@ class Client:
             if back.acted and (back.passes or isinstance(back.error, Late)):
                 raise UnclearError(back.error.message, back.error.hint) from back
             raise back.error from back
+
+    async def rent(self, what: str, submit: Callable[[Any], Any], *, within_s: float) -> Any:
+        """As `change`, and once more where no machine was to be had.
+
+        SkyPilot's first two launches on an AWS account, as of a service's controller and of a router's machine,
+        both make its IAM profile, and the later one fails as if there were no room.
+        """
+        try:
+            return await self.change(what, submit, within_s=within_s)
+        except CapacityError:
+            await asyncio.sleep(_AGAIN_S * self._pace)
+            return await self.change(what, submit, within_s=within_s)
 
     async def stream(
         self, what: str, write: Callable[[str], object], call: Callable[[Any, Any], Any], *, within_s: float | None
@@ -165,6 +179,13 @@ class _Job:
         import sky
 
         hush_logs()
+        try:
+            return self._carry_out(sky)
+        except BaseException:
+            _look_afresh(sky)
+            raise
+
+    def _carry_out(self, sky: Any) -> Any:
         with quiet():
             told = self._submit(sky)
             if not isinstance(told, sky.server.common.RequestId):
@@ -218,6 +239,14 @@ class _Writer:
 
     def flush(self) -> None:
         pass
+
+
+def _look_afresh(sky: Any) -> None:
+    """SkyPilot keeps what its API server last said of its health for 5 s, a failure too, and raises it anew without
+    asking: what passed at once would outlast our tries."""
+    kept = getattr(sky.server.common, "get_api_server_status_response", None)
+    if (forget := getattr(kept, "cache_clear", None)) is not None:
+        forget()
 
 
 def _thread(target: Callable[[], object]) -> None:

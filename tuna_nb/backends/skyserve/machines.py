@@ -1,8 +1,8 @@
 """Machines through SkyPilot that are no replicas: SkyServe's controller, and small VMs that stay.
 
-Its public SDK, with two exceptions that have no public way yet: the
-credentials of a cluster come with `status(_include_credentials=True)`, as its own command line asks for them, and
-`open_port` is `sky.provision.open_ports`. A raw status record never leaves this module: it may carry secrets.
+Its public SDK, with two exceptions that have no public way yet: the credentials of a cluster come with
+`status(_include_credentials=True)`, as its own command line asks for them, and `open_port` is
+`sky.provision.open_ports`. A raw status record never leaves this module: it may carry secrets.
 """
 
 from __future__ import annotations
@@ -65,15 +65,21 @@ class SkyMachines:
         found = [r for r in await self._records([name], fresh) if r["name"] == name]
         return self._machine(found[0]) if found and _runs(found[0]) else None
 
-    async def launch(self, name: str, deployment_id: str, port: int, near: str | None) -> Machine:
+    async def launch(
+        self, name: str, deployment_id: str, port: int, near: str | None, mend: bool = False
+    ) -> Machine:
         """A small on-demand machine that stays, with the port open to all; the one that is there already, else.
 
-        near: SkyPilot's `infra`, such as `aws/us-east-1`. Raises CapacityError, BackendError.
+        near: SkyPilot's `infra`, such as `aws/us-east-1`. mend: it may have been off: SkyPilot starts it where it
+        is stopped, and learns its address, which it does in no other way. Raises CapacityError, BackendError.
         """
-        found = await self.find(name)
+        found = None if mend else await self.find(name)
         if found is None:
-            spec = cluster_spec(name, deployment_id, port, near)
-            await self._sky.change(f"launching {name}", lambda _: _launch(name, spec), within_s=LAUNCH_S)
+
+            def launch(_: Any) -> None:
+                _launch(name, cluster_spec(name, deployment_id, port, near))
+
+            await self._sky.rent(f"launching {name}", launch, within_s=LAUNCH_S)
             found = await self.find(name)
         if found is None:
             raise BackendError(f"SkyPilot has launched {name} but does not list it as UP", f"`sky status {name}`")
@@ -184,7 +190,10 @@ def remote_server() -> bool:
 
 
 def _runs(record: Any) -> bool:
-    return str(getattr(record["status"], "value", record["status"])) == "UP"
+    """INIT is also what SkyPilot calls a machine that was restarted without it: ssh tells whether it is there."""
+    status = str(getattr(record["status"], "value", record["status"]))
+    handle = record["handle"]
+    return status == "UP" or (status == "INIT" and handle is not None and bool(handle.cached_external_ips))
 
 
 def _status(names: list[str] | None, fresh: bool) -> list[Any]:

@@ -11,26 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tuna_nb.catalog.gpus import SPELLINGS
+from tuna_nb.catalog.offers import believable
 from tuna_nb.errors import RequestError, did_you_mean
 
-ACCELERATORS: Final[Mapping[str, str]] = {
-    "T4": "T4",
-    "L4": "L4",
-    "A10": "A10",
-    "A10G": "A10G",
-    "RTX4090": "RTX4090",
-    "RTX5090": "RTX5090",
-    "L40": "L40",
-    "L40S": "L40S",
-    "A40": "A40",
-    "RTXA6000": "RTXA6000",
-    "V100": "V100",
-    "A100_40GB": "A100",
-    "A100_80GB": "A100-80GB",
-    "H100": "H100",
-    "H200": "H200",
-    "B200": "B200",
-}
+ACCELERATORS: Final[Mapping[str, str]] = SPELLINGS["skypilot"]
 """Our GPU to SkyPilot's accelerator."""
 SOURCE: Final = "SkyPilot's catalog"
 CONTROLLER_USD: Final = 0.2
@@ -72,19 +57,12 @@ def quotes(sky: Any, cloud: str, gpu: str | None = None) -> list[Quote]:
             machine=str(item.instance_type),
             region=str(item.region),
             on_demand=_price(item.price),
-            spot=believable(_price(item.spot_price), _price(item.price)),
+            spot=believable(_price(item.spot_price), _price(item.price))[0],
         )
         for name, items in listed.items()
         if name in ours
         for item in items
     ]
-
-
-def believable(spot: float | None, on_demand: float | None) -> float | None:
-    """A spot price below the on-demand price; anything else is a defect of the catalog."""
-    if spot is None or (on_demand is not None and spot >= on_demand):
-        return None
-    return spot
 
 
 def replica(found: Iterable[Quote], gpu: str, count: int, regions: Iterable[str], *, on_demand: bool) -> Price:

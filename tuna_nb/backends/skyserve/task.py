@@ -91,29 +91,29 @@ def secret_names(engine: Engine) -> tuple[str, ...]:
     return (KEY, HF_TOKEN) if engine.gated else (KEY,)
 
 
-def config(request: ServiceRequest, accelerator: str) -> dict[str, Any]:
-    """As in a SkyPilot YAML. accelerator: SkyPilot's name of the GPU. Raises RequestError."""
+def config(request: ServiceRequest, accelerator: str, *, placed: bool = False) -> dict[str, Any]:
+    """As in a SkyPilot YAML. accelerator: SkyPilot's name of the GPU. placed: by its spot placer. Raises
+    RequestError."""
     scaling = checked(request)
     cloud = cloud_of(request.options)
     return {
         "name": request.name,
-        "service": service(request, scaling),
+        "service": service(request, scaling, placed=placed),
         "resources": _resources(request, cloud, accelerator),
         "envs": engines.environment(request.engine),
         "run": _run(request.engine, cloud),
     }
 
 
-def service(request: ServiceRequest, scaling: SpotScaling) -> dict[str, Any]:
+def service(request: ServiceRequest, scaling: SpotScaling, *, placed: bool) -> dict[str, Any]:
     """The `service:` section."""
-    options, where = request.options, places(request.region)
+    options = request.options
     policy = replica_policy(scaling)
     if spare := whole(options, "overprovision", 0, least=0, most=20):
         policy["num_overprovision"] = spare
     if options.get("ondemand_fallback") == "on":
         policy["dynamic_ondemand_fallback"] = True
-    if len(where) <= 1 or _image(request.engine) is None:
-        # SkyPilot takes several places with a docker image for different resources, and then refuses the placer.
+    if placed:
         policy["spot_placer"] = "dynamic_fallback"
     return {
         "ports": engines.PORT,

@@ -76,6 +76,8 @@ class RouterHost(Protocol):
     beside_spot: bool
     """It is on the machine that the spot side keeps: that one must be there first, and what it alone reaches is
     reached from here."""
+    elsewhere: bool
+    """On another machine, to be sure: what is reached from this one alone is out of its reach."""
     takes_minutes: bool
     """Its machine may have to come up first."""
 
@@ -87,9 +89,6 @@ class RouterHost(Protocol):
     ) -> str:
         """Start it, or find it running, and return its URL. near: SkyPilot's name of where the spot side is
         (`aws/us-east-1`), for a host that rents a machine."""
-
-    async def keep_renewed(self, deployment_id: str) -> None:
-        """Have the headers of its backends renewed before they expire, for as long as it runs."""
 
     async def url(self, deployment_id: str) -> str | None:
         """Its URL, or None when it does not run."""

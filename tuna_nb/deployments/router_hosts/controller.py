@@ -39,7 +39,7 @@ class ControllerHost(RemoteHost):
     async def machine(self, deployment_id: str, fresh: bool = False) -> Machine | None:
         return await self.machines.controller(fresh)
 
-    async def prepared(self, deployment_id: str, port: int | None, near: str | None) -> Machine:
+    async def prepared(self, deployment_id: str, port: int | None, near: str | None, mend: bool = False) -> Machine:
         machine = await self.machines.controller(fresh=True)
         if machine is None:
             raise RouterError(

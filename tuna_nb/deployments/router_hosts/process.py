@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from tuna_nb.backends.base import LogLine
-from tuna_nb.deployments.router_hosts import companion
+from tuna_nb.deployments import companion
 from tuna_nb.deployments.router_hosts.base import PROCESS, Prospect, RouterState
 from tuna_nb.errors import RouterError
 from tuna_nb.settings import Settings
@@ -40,6 +40,7 @@ class ProcessHost:
 
     name = PROCESS
     beside_spot = False
+    elsewhere = False
     takes_minutes = False
 
     def __init__(self, settings: Settings) -> None:
@@ -52,10 +53,6 @@ class ProcessHost:
         self, deployment_id: str, config: dict[str, Any], port: int | None, public: bool, near: str | None = None
     ) -> str:
         return await asyncio.to_thread(self._start, deployment_id, config, port, public)
-
-    async def keep_renewed(self, deployment_id: str) -> None:
-        folder = self._settings.data_folder("routers", deployment_id)
-        await companion.ensure(self._settings, deployment_id, folder / "keeper.log")
 
     async def url(self, deployment_id: str) -> str | None:
         return self._announced(deployment_id) if self._process(deployment_id) else None
@@ -160,7 +157,6 @@ class ProcessHost:
             time.sleep(0.02)
 
     def _stop(self, deployment_id: str) -> None:
-        companion.stop(deployment_id)
         process = self._process(deployment_id)
         if process is not None:
             companion.end(process, STOP_TIMEOUT_S)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol
 
 from tuna_nb.backends.base import LogLine
-from tuna_nb.deployments.router_hosts import companion, wheel
+from tuna_nb.deployments.router_hosts import wheel
 from tuna_nb.deployments.router_hosts.base import Prospect, RouterState
 from tuna_nb.errors import RouterError
 from tuna_nb.settings import Settings
@@ -62,8 +62,11 @@ class Machines(Protocol):
     async def find(self, name: str, fresh: bool = False) -> Machine | None:
         """The machine of that name, or None where none of it runs now."""
 
-    async def launch(self, name: str, deployment_id: str, port: int, near: str | None) -> Machine:
-        """A small machine that stays, with the port open. Found again where it is there already."""
+    async def launch(
+        self, name: str, deployment_id: str, port: int, near: str | None, mend: bool = False
+    ) -> Machine:
+        """A small machine that stays, with the port open. Found again where it is there already; with `mend`
+        started again where it is off, and looked for at another address."""
 
     async def down(self, name: str) -> None:
         """Remove it; returns when it is seen gone. Not found is success."""
@@ -89,6 +92,7 @@ class RemoteHost(abc.ABC):
 
     name: ClassVar[str]
     beside_spot: ClassVar[bool] = False
+    elsewhere: ClassVar[bool] = True
     takes_minutes: ClassVar[bool] = True
     memory_mb: ClassVar[int]
     """Of the router; above it, another one takes its place."""
@@ -113,8 +117,9 @@ class RemoteHost(abc.ABC):
         """The one that has this router, or would have; None where none runs."""
 
     @abc.abstractmethod
-    async def prepared(self, deployment_id: str, port: int | None, near: str | None) -> Machine:
-        """As `machine`, made where there is none yet. Raises RouterError."""
+    async def prepared(self, deployment_id: str, port: int | None, near: str | None, mend: bool = False) -> Machine:
+        """As `machine`, made where there is none yet. mend: the one that is known is not reached. Raises
+        RouterError."""
 
     @abc.abstractmethod
     def ports(self, wanted: int | None) -> list[int]:
@@ -136,7 +141,11 @@ class RemoteHost(abc.ABC):
         self, deployment_id: str, config: dict[str, Any], port: int | None, public: bool, near: str | None = None
     ) -> str:
         machine = await self.prepared(deployment_id, port, near)
-        there = await self._status(machine, deployment_id)
+        try:
+            there = await self._status(machine, deployment_id)
+        except Unreachable:
+            machine = await self.prepared(deployment_id, port, near, mend=True)
+            there = await self._status(machine, deployment_id)
         if there.get("card") is None:
             launch = {
                 "host": "0.0.0.0",
@@ -159,10 +168,6 @@ class RemoteHost(abc.ABC):
         url = f"http://{machine.address}:{listens_at}"
         await self._reached(url, listens_at)
         return url
-
-    async def keep_renewed(self, deployment_id: str) -> None:
-        log = self._settings.data_folder("companions") / f"{deployment_id}.log"
-        await companion.ensure(self._settings, deployment_id, log)
 
     async def url(self, deployment_id: str) -> str | None:
         # The router itself is the quickest to ask; only where it is silent, ssh and SkyPilot are.
@@ -214,14 +219,12 @@ class RemoteHost(abc.ABC):
         return await self._swap(machine, deployment_id, made.build)
 
     async def stop(self, deployment_id: str) -> None:
-        await asyncio.to_thread(companion.stop, deployment_id)
         machine, _ = await self._look(deployment_id)
         if machine is not None:
             left = _read(await self._do(machine, "stop", deployment_id))
             if left.get("there"):
                 raise RouterError(f"the router of {deployment_id} is still on {machine.name}", "try again")
         await self.removed(deployment_id)
-        (self._settings.data_dir / "companions" / f"{deployment_id}.log").unlink(missing_ok=True)
 
     async def logs(
         self, deployment_id: str, since: float | None = None, follow: bool = False

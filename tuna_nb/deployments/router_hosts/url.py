@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from tuna_nb.backends.base import LogLine
 from tuna_nb.deployments.router_client import RouterClient
-from tuna_nb.deployments.router_hosts import companion
 from tuna_nb.deployments.router_hosts.base import CLEAR, Prospect, RouterState
 from tuna_nb.errors import RouterError
 from tuna_nb.settings import Settings
@@ -28,6 +27,7 @@ class UrlHost:
     """The router at `url`; which also is this host's name in the records."""
 
     beside_spot = False
+    elsewhere = False
     takes_minutes = False
 
     def __init__(self, settings: Settings, url: str) -> None:
@@ -60,10 +60,6 @@ class UrlHost:
         await client.configure({"backends": config["backends"], **keys})
         return self.name
 
-    async def keep_renewed(self, deployment_id: str) -> None:
-        log = self._settings.data_folder("companions") / f"{deployment_id}.log"
-        await companion.ensure(self._settings, deployment_id, log)
-
     async def url(self, deployment_id: str) -> str | None:
         return (await self.state(deployment_id)).url
 
@@ -83,7 +79,6 @@ class UrlHost:
         raise self._not_ours("upgrade")
 
     async def stop(self, deployment_id: str) -> None:
-        companion.stop(deployment_id)
         note = self._note(deployment_id)
         try:
             given = json.loads(note.read_text())
@@ -95,7 +90,6 @@ class UrlHost:
             left = {key: [k for k in there[key] if k not in given[key]] for key in _KEYS}
             await client.configure({"backends": [], **left})
         note.unlink()
-        (self._settings.data_dir / "companions" / f"{deployment_id}.log").unlink(missing_ok=True)
 
     async def logs(
         self, deployment_id: str, since: float | None = None, follow: bool = False

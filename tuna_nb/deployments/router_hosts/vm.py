@@ -27,8 +27,8 @@ class VmHost(RemoteHost):
     async def machine(self, deployment_id: str, fresh: bool = False) -> Machine | None:
         return await self.machines.find(cluster_name(deployment_id), fresh)
 
-    async def prepared(self, deployment_id: str, port: int | None, near: str | None) -> Machine:
-        return await self.machines.launch(cluster_name(deployment_id), deployment_id, port or PORT, near)
+    async def prepared(self, deployment_id: str, port: int | None, near: str | None, mend: bool = False) -> Machine:
+        return await self.machines.launch(cluster_name(deployment_id), deployment_id, port or PORT, near, mend)
 
     def ports(self, wanted: int | None) -> list[int]:
         return [wanted or PORT]

@@ -42,7 +42,8 @@ async def _serve(options: Options) -> int:
             loop.add_signal_handler(number, ended.set)
         wait_s = None if options.never_ready else options.startup_delay_s
         try:
-            await asyncio.wait_for(ended.wait(), wait_s)
+            async with asyncio.timeout(wait_s):
+                await ended.wait()
         except TimeoutError:
             pass
         else:

@@ -14,8 +14,10 @@ import pytest
 import sqlalchemy as sa
 
 from tests.postgres import database
+from tuna_nb.costs.amounts import quarters
+from tuna_nb.costs.ledger import between
 from tuna_nb.errors import ConflictError, NotFoundError, SettingsError, StoreError
-from tuna_nb.records import UsageRecord
+from tuna_nb.records import PriceRecord
 from tuna_nb.settings import Settings
 from tuna_nb.store import SCHEMA_VERSION, Store
 
@@ -136,14 +138,20 @@ def test_a_cancel_request_reaches_the_job(store: Store) -> None:
     assert store.cancel_requested(job.id)
 
 
-def test_usage_is_replaced_by_its_later_reading(store: Store) -> None:
-    add(store)
-    resource = store.resources("id1")[0].id
-    store.put_usage([UsageRecord(resource, "r1", 10.0, None, 1.0, 1.0)])
-    store.put_usage(
-        [UsageRecord(resource, "r1", 10.0, 20.0, 1.0, 1.0), UsageRecord(resource, "r2", 15.0, None, 1.0, 1)]
-    )
-    assert [(u.replica_id, u.ended_at) for u in store.usage(resource)] == [("r1", 20.0), ("r2", None)]
+def price(usd: float, at: float, region: str = "", gpu: str = "L4") -> PriceRecord:
+    return PriceRecord("aws", "spot", gpu, region, at, usd)
+
+
+def test_a_price_is_kept_when_it_differs_from_what_was_seen_last(store: Store) -> None:
+    assert store.put_prices([price(0.3, 10.0), price(0.3, 10.0, "us-east-1"), price(4.0, 10.0, gpu="H100")]) == 3
+    assert store.put_prices([price(0.3, 20.0), price(0.4, 20.0, "us-east-1")]) == 1
+    assert store.put_prices([price(0.9, 15.0, "us-east-1")]) == 0, "older than what is known"
+    assert store.put_prices([price(0.3, 30.0, "us-east-1")]) == 1, "back to an earlier price is a change"
+    assert [(p.at, p.region, p.price_per_hour_usd) for p in store.prices_seen("L4")] == [
+        (10.0, "", 0.3), (10.0, "us-east-1", 0.3), (20.0, "us-east-1", 0.4), (30.0, "us-east-1", 0.3),
+    ]  # fmt: skip
+    assert [p.gpu for p in store.prices_seen(since=5.0)].count("H100") == 1
+    assert store.prices_seen("L4", since=25.0) == [price(0.3, 30.0, "us-east-1")]
 
 
 def test_many_processes_write_at_once_and_lose_nothing(settings: Settings) -> None:
@@ -176,9 +184,9 @@ def test_an_older_schema_is_brought_up_to_date_with_its_records(settings: Settin
     settings.data_folder()
     engine = sa.create_engine(settings.database_url)
     config = alembic.config.Config()
-    import tuna_nb.store
+    import tuna_nb
 
-    config.set_main_option("script_location", str(Path(tuna_nb.store.__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(Path(tuna_nb.__file__).parent / "migrations"))
     with engine.begin() as c:
         config.attributes["connection"] = c
         alembic.command.upgrade(config, "0001")
@@ -186,9 +194,25 @@ def test_an_older_schema_is_brought_up_to_date_with_its_records(settings: Settin
             "INSERT INTO deployments (id, name, state, request, plan, created_at, updated_at)"
             " VALUES ('old', 'old', 'running', '{}', '{}', 1, 1)"
         )
+        alembic.command.upgrade(config, "0003")
+        c.exec_driver_sql(
+            "INSERT INTO resources (id, deployment_id, role, provider, name, state, created_at)"
+            " VALUES (7, 'old', 'spot', 'local', 'old-spot', 'created', 1)"
+        )
+        c.exec_driver_sql(
+            "INSERT INTO usage (resource_id, replica_id, started_at, ended_at, price_per_hour_usd, granularity_s)"
+            " VALUES (7, 'r1', 1000.5, 4000.2, 3.6, 1), (7, 'r2', 2000, NULL, 7.2, 1)"
+        )
     engine.dispose()
     store = Store(settings)
-    assert store.deployment("old").traffic is None
+    assert store.deployment("old").state == "running"
+    ended, running = store.books.intervals(7)
+    assert (ended.replica_id, ended.ended_at, ended.basis) == ("r1", 4000.2, "provider-reported")
+    assert (running.replica_id, running.ended_at, running.prices) == ("r2", None, ((2000, 7.2),))
+    # Its sums are those that the ledger itself would have written.
+    kept = {s.quarter: (s.usd, s.seconds, s.starts) for s in store.books.spent([7], 0, 1e9)}
+    assert kept == {s.quarter: pytest.approx((s.usd, s.seconds, s.starts)) for s in quarters(ended)}
+    assert between(store.books, [7], 0, 5000).total.usd == pytest.approx(3.0 + 6.0)
     store.close()
 
 
@@ -209,10 +233,10 @@ def test_the_newest_migration_is_the_one_the_store_expects() -> None:
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 
-    import tuna_nb.store
+    import tuna_nb
 
     config = Config()
-    config.set_main_option("script_location", str(Path(tuna_nb.store.__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(Path(tuna_nb.__file__).parent / "migrations"))
     assert ScriptDirectory.from_config(config).get_current_head() == SCHEMA_VERSION
 
 
