@@ -16,11 +16,11 @@ from pathlib import Path
 
 from tests.bench.__main__ import cpu_s, median
 from tests.catalog.sources import test_skypilot
-from tuna_nb import grammar
 from tuna_nb.catalog import kept, snapshot
 from tuna_nb.catalog.kept import Kept
 from tuna_nb.catalog.offers import Offer, OfferKind
 from tuna_nb.catalog.query import Wanted, select
+from tuna_nb.grammar import flags
 
 OFFERS = 10_000
 START = "from tuna_nb.frontends.terminal import main; main(['--help'])"
@@ -72,7 +72,7 @@ def main() -> None:
             begun = time.process_time()
             asyncio.run(source.fetch())
             print(f"SkyPilot's file of AWS ({count} offers) read {how}: {time.process_time() - begun:.3f} CPU-s")
-    for sort in grammar.SORTS:
+    for sort in flags.SORTS:
         print(
             f"{OFFERS} offers by {sort:9}: {best_ms(offers, Wanted(cheapest=False, sort=sort, limit=100)):5.1f} ms"
         )

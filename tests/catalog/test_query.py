@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from tests.catalog.offering import NOW, offer
-from tuna_nb import grammar
 from tuna_nb.catalog.offers import Lines, Offer, OfferKind, Shape
 from tuna_nb.catalog.query import Wanted, select
+from tuna_nb.grammar import flags
 
 S, P, D = OfferKind.SERVERLESS, OfferKind.SPOT, OfferKind.ON_DEMAND
 MODAL = offer("modal", S, "L4", 0.8, lines=Lines(0.05, 0.01, 0))
@@ -72,7 +72,7 @@ def test_all_in_turns_the_order_round() -> None:
     ]
 
 
-@pytest.mark.parametrize("sort", grammar.SORTS)
+@pytest.mark.parametrize("sort", flags.SORTS)
 def test_every_order_that_can_be_asked_for_is_one(sort: str) -> None:
     assert sorted(map(id, chosen(sort=sort))) == sorted(map(id, ALL))
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuna_nb import grammar
 from tuna_nb.costs import budgets
 from tuna_nb.costs.budgets import Standing, Window
 from tuna_nb.costs.ledger import report
 from tuna_nb.errors import RequestError
+from tuna_nb.grammar import flags
 from tuna_nb.records import EVERYTHING, BudgetRecord, IntervalRecord
 from tuna_nb.settings import Settings
 from tuna_nb.store import Store
@@ -166,7 +166,7 @@ def test_what_is_no_budget_is_refused(limit: float, warn: tuple[float, ...], mes
 
 
 def test_the_grammar_offers_what_there_is() -> None:
-    assert (grammar.BUDGET_SPANS, grammar.BUDGET_ACTIONS) == (budgets.PER, budgets.ACTIONS)
+    assert (flags.BUDGET_SPANS, flags.BUDGET_ACTIONS) == (budgets.PER, budgets.ACTIONS)
     assert set(budgets.MEANS) == set(budgets.ACTIONS)
 
 

@@ -1,18 +1,8 @@
-"""The one grammar: magic, terminal, completion and help are all read off this argparse tree.
-
-Pure and light: nothing here runs a verb. A verb names its command as text, so that building the tree imports
-no command.
-"""
+"""What each verb takes: a function a verb, which adds its flags to a parser."""
 
 from __future__ import annotations
 
-import argparse
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn
-
-from tuna_nb.errors import UsageError, did_you_mean, nearest
+from tuna_nb.grammar.parser import Parser
 
 ROUTER_HOSTS = ("process", "vm", "controller")
 OFFER_KINDS = ("serverless", "spot", "on-demand", "interruptible", "dedicated")
@@ -25,83 +15,11 @@ NOTEBOOK_ONLY = ("explore",)
 """Flags that show what a terminal can't."""
 
 
-class HelpShown(Exception):
-    """`--help` was asked for; `text` is the help."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse that never prints and never exits: errors are UsageError with the nearest right word."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs | {"allow_abbrev": False})
-        self._words: Sequence[str] = ()
-
-    def error(self, message: str) -> NoReturn:
-        hint = f"`{self.prog} --help` shows what it takes"
-        choice = re.search(r"argument (\S+): invalid choice: '?([^' ]*)'? \(choose from (.*)\)", message)
-        # A misspelt required flag is both unknown and missing; the first tells the user more.
-        flags = self.option_strings()
-        misspelt = [w for w in self._words if w.startswith("--") and w.partition("=")[0] not in flags]
-        unknown = re.search(r"unrecognized arguments: (\S+)", message)
-        if choice:
-            what = choice[1].lower() if choice[1].isupper() else f"value for {choice[1]}:"
-            message = f"unknown {what} {choice[2]!r}"
-            hint = did_you_mean(choice[2], [w.strip(" '") for w in choice[3].split(",")])
-        elif unknown or (misspelt and "required" in message):
-            word = misspelt[0] if misspelt else unknown[1] if unknown else ""
-            message = f"unknown argument {word!r}"
-            if close := nearest(word.partition("=")[0], flags):
-                hint = f"did you mean {close}?"
-        verb = self.prog.partition(" ")[2]
-        raise UsageError(f"{verb}: {message}" if verb else message, hint)
-
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        raise UsageError(message or f"{self.prog} ended with {status}")
-
-    def print_help(self, file: Any = None) -> NoReturn:
-        raise HelpShown(self.format_help())
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        self._words = args or ()
-        known, extra = super().parse_known_args(args, namespace)
-        if extra:
-            # Here and not at the root, so that the error names the verb and knows its flags.
-            self.error("unrecognized arguments: " + " ".join(extra))
-        return known, extra
-
-    def option_strings(self) -> list[str]:
-        return [o for a in self._actions for o in a.option_strings if o.startswith("--")]
-
-    def subcommands(self) -> dict[str, Parser]:
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                return dict(action.choices)
-        return {}
-
-
-@dataclass(frozen=True, slots=True)
-class Verb:
-    """A verb: `handler` is "module:function" of its command; `arguments` adds its flags to a parser.
-
-    cell: whether `%%tuna` may give it a cell body.
-    """
-
-    name: str
-    help: str
-    handler: str
-    arguments: Callable[[Parser], None]
-    cell: bool = False
-
-
-def _service_name(p: Parser, required: bool = True) -> None:
+def service_name(p: Parser, required: bool = True) -> None:
     p.add_argument("--service-name", required=required, metavar="NAME", help="which deployment")
 
 
-def _deploy(p: Parser) -> None:
+def deploy(p: Parser) -> None:
     p.add_argument("--model", required=True, help="Hugging Face model id, e.g. Qwen/Qwen3-0.6B")
     p.add_argument("--gpu", required=True, help="GPU type, e.g. L4, L40S, A100, H100")
     p.add_argument("--gpu-count", type=int, default=1, metavar="N", help="GPUs per replica (default 1)")
@@ -146,7 +64,7 @@ def _deploy(p: Parser) -> None:
         "--health-path", default="/health", metavar="PATH", help="answers 200 when the engine serves (/health)"
     )
     p.add_argument("--quantization", metavar="METHOD", help="as vLLM calls it, e.g. awq, fp8")
-    _provider_settings(p)
+    provider_settings(p)
     p.add_argument("--budget", type=float, metavar="USD", help="what it may cost; `budget set` changes it later")
     p.add_argument("--budget-per", choices=BUDGET_SPANS, help="default: total, all that it ever costs")
     p.add_argument("--budget-warn", metavar="PER_CENT", help="when to tell (default 50,80)")
@@ -162,7 +80,7 @@ def _deploy(p: Parser) -> None:
     p.add_argument("--wait", action="store_true", help="return when the first spot replica is ready")
 
 
-def _provider_settings(p: Parser) -> None:
+def provider_settings(p: Parser) -> None:
     p.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="a provider's own setting; repeatable"
     )
@@ -177,7 +95,7 @@ def _provider_settings(p: Parser) -> None:
         p.add_argument(flag, metavar="ID", help=text)
 
 
-def _destroy(p: Parser) -> None:
+def destroy(p: Parser) -> None:
     which = p.add_mutually_exclusive_group(required=True)
     which.add_argument("--service-name", metavar="NAME", help="which deployment")
     which.add_argument("--all", action="store_true", help="every deployment of this store")
@@ -199,17 +117,17 @@ def _destroy(p: Parser) -> None:
     p.add_argument("--wait", action="store_true", help="return when all is gone")
 
 
-def _status(p: Parser) -> None:
-    _service_name(p)
-    _live(p)
+def status(p: Parser) -> None:
+    service_name(p)
+    live(p)
 
 
-def _live(p: Parser) -> None:
+def live(p: Parser) -> None:
     p.add_argument("--live", action="store_true", help="go on showing it: traffic, latencies, replicas, money")
 
 
-def _scale(p: Parser) -> None:
-    _service_name(p)
+def scale(p: Parser) -> None:
+    service_name(p)
     for flag, kind, text in (
         ("--concurrency", int, "serverless: requests at once per container"),
         ("--scaledown-window", float, "serverless: idle seconds before a container stops"),
@@ -223,27 +141,27 @@ def _scale(p: Parser) -> None:
     p.add_argument("--scaling-policy", metavar="FILE", help="YAML with the sections spot: and serverless:")
 
 
-def _wake(p: Parser) -> None:
-    _service_name(p)
+def wake(p: Parser) -> None:
+    service_name(p)
     p.add_argument("--role", choices=["serverless", "spot"], help="default: both")
 
 
-def _list(p: Parser) -> None:
+def list_(p: Parser) -> None:
     p.add_argument(
         "--status", choices=["active", "destroyed", "failed"], help="default: active, all that may still cost money"
     )
 
 
-def _cost(p: Parser) -> None:
+def cost(p: Parser) -> None:
     p.add_argument("--service-name", metavar="NAME", help="one deployment (default: all)")
     p.add_argument(
         "--since", metavar="WHEN", help="90m, 24h, 7d, today, month, or a date like 2026-11-01 (default: all of it)"
     )
     p.add_argument("--by", choices=BILL_GROUPS, default="backend", help="what it is told by (default backend)")
-    _live(p)
+    live(p)
 
 
-def _budget(p: Parser) -> None:
+def budget(p: Parser) -> None:
     sub = p.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
     for action, text in (
         ("set", "so much may be spent, and what happens then"),
@@ -268,10 +186,10 @@ def _budget(p: Parser) -> None:
         if action != "list":
             default, which = ("total", "default total") if action == "set" else (None, "default: every one")
             one.add_argument("--per", choices=BUDGET_SPANS, default=default, help=which)
-        _everywhere(one)
+        everywhere(one)
 
 
-def _show_gpus(p: Parser) -> None:
+def show_gpus(p: Parser) -> None:
     p.add_argument("--gpu", metavar="GPU", help="one GPU, every offer of it")
     p.add_argument("--provider", metavar="NAME", help="one seller, e.g. modal, aws, vast")
     p.add_argument("--kind", action="append", default=[], choices=OFFER_KINDS, help="how it is sold; repeatable")
@@ -299,15 +217,15 @@ def _show_gpus(p: Parser) -> None:
     seen.add_argument("--explore", action="store_true", help="notebook: every offer, to filter and sort by hand")
 
 
-def _check(p: Parser) -> None:
+def check(p: Parser) -> None:
     p.add_argument("--provider", metavar="NAME", help="or a cloud, as aws; default: every one that is installed")
     p.add_argument("--gpu", metavar="GPU", help="also check that each provider offers this GPU")
     p.add_argument("--model", help="also check that this model is there and may be had")
     p.add_argument("--engine-cmd", metavar="COMMAND", help="also check that this engine's program is here")
-    _provider_settings(p)
+    provider_settings(p)
 
 
-def _fit(p: Parser) -> None:
+def fit(p: Parser) -> None:
     p.add_argument("--model", required=True, help="Hugging Face model id, or a folder with its config.json")
     p.add_argument("--quantization", metavar="METHOD", help="awq, gptq, fp8, int8 (default: as its checkpoint is)")
     p.add_argument(
@@ -332,38 +250,38 @@ def _fit(p: Parser) -> None:
     )
 
 
-def _logs(p: Parser) -> None:
-    _service_name(p)
+def logs(p: Parser) -> None:
+    service_name(p)
     p.add_argument("--role", choices=["serverless", "spot", "router"], help="default: all three")
     p.add_argument("--since", type=float, metavar="SECONDS", help="only lines of the last SECONDS")
     p.add_argument("--follow", "-f", action="store_true", help="go on until interrupted")
 
 
-def _demo(p: Parser) -> None:
+def demo(p: Parser) -> None:
     p.add_argument("--requests", type=int, default=240, metavar="N", help="streamed requests to send (default 240)")
     p.add_argument("--keep", action="store_true", help="leave the deployment running at the end")
 
 
-def _jobs(p: Parser) -> None:
+def jobs(p: Parser) -> None:
     p.add_argument("name", nargs="?", help="one job; in a notebook `job = %%tuna jobs NAME` can be awaited")
     p.add_argument("--all", action="store_true", help="ended ones too")
 
 
-def _cancel(p: Parser) -> None:
+def cancel(p: Parser) -> None:
     p.add_argument("name", help="the job's name, as `jobs` shows it")
 
 
-def _connect(p: Parser) -> None:
+def connect(p: Parser) -> None:
     p.add_argument("name", help="which deployment")
     p.add_argument("as_", nargs="?", choices=["as"], metavar="as", help="then the variable to bind, in a notebook")
     p.add_argument("variable", nargs="?", metavar="VARIABLE", help="gets an openai.OpenAI for the endpoint")
     p.add_argument("--env", action="store_true", help="terminal: print export lines with the key, for eval")
 
 
-def _local(p: Parser) -> None:
+def local(p: Parser) -> None:
     sub = p.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
     preempt = sub.add_parser("preempt", help="take a spot replica away")
-    _service_name(preempt)
+    service_name(preempt)
     preempt.add_argument(
         "--notice", type=float, metavar="SECONDS", help="default: the deployment's own; 0 for none"
     )
@@ -371,10 +289,10 @@ def _local(p: Parser) -> None:
     bill = sub.add_parser("bill", help="the local cloud's own bill")
     bill.add_argument("--service-name", metavar="NAME", help="default: everything")
     for verb in (preempt, bill):
-        _everywhere(verb)
+        everywhere(verb)
 
 
-def _router(p: Parser) -> None:
+def router(p: Parser) -> None:
     sub = p.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
     for action, text in (
         ("status", "where it runs, and which version"),
@@ -384,113 +302,17 @@ def _router(p: Parser) -> None:
         ("move", "to another host, at another address"),
     ):
         one = sub.add_parser(action, help=text)
-        _service_name(one)
+        service_name(one)
         if action == "logs":
             one.add_argument("--since", type=float, metavar="SECONDS", help="only lines of the last SECONDS")
             one.add_argument("--follow", "-f", action="store_true", help="go on until interrupted")
         if action == "move":
             one.add_argument("--to", required=True, choices=ROUTER_HOSTS, help="where it shall run")
             one.add_argument("--yes", action="store_true", help="its clients will be told the new address")
-        _everywhere(one)
+        everywhere(one)
 
 
-def _everywhere(p: Parser) -> None:
+def everywhere(p: Parser) -> None:
     p.add_argument("-o", "--output", choices=["table", "json"], default="table", help="terminal: how to print")
     p.add_argument("--out", metavar="VARIABLE", help="notebook: store the result under this name")
     p.add_argument("-v", "--verbose", action="store_true", help="details, and the traceback of an error")
-
-
-_COMMANDS = "tuna_nb.commands."
-VERBS = (
-    Verb("deploy", "deploy a model across serverless and spot", _COMMANDS + "deploy:deploy", _deploy, cell=True),
-    Verb("destroy", "take a deployment down, verified", _COMMANDS + "destroy:destroy", _destroy),
-    Verb("status", "what is really there", _COMMANDS + "inspect:status", _status),
-    Verb("scale", "change how a deployment scales, in place", _COMMANDS + "scale:scale", _scale, cell=True),
-    Verb("wake", "start what has scaled to zero", _COMMANDS + "scale:wake", _wake),
-    Verb("list", "all deployments", _COMMANDS + "inspect:list_", _list),
-    Verb("cost", "what a deployment has cost, and costs now", _COMMANDS + "cost:cost", _cost),
-    Verb("budget", "what may be spent, and what happens then", _COMMANDS + "budget:budget", _budget),
-    Verb("show-gpus", "what GPUs cost, everywhere, all in", _COMMANDS + "prices:show_gpus", _show_gpus),
-    Verb("check", "what a provider still needs", _COMMANDS + "check:check", _check),
-    Verb("fit", "which GPUs hold a model, and what they cost", _COMMANDS + "fit:fit", _fit),
-    Verb("logs", "what engines and router say", _COMMANDS + "inspect:logs", _logs),
-    Verb("router", "its status, logs, upgrade, restart, move", _COMMANDS + "router:router", _router),
-    Verb("connect", "a client for a deployment's endpoint", _COMMANDS + "connect:connect", _connect),
-    Verb("jobs", "long work under way, in any process", _COMMANDS + "jobs:jobs", _jobs),
-    Verb("cancel", "stop a job and undo what it made", _COMMANDS + "jobs:cancel", _cancel),
-    Verb("local", "this machine's own cloud: preempt, bill", _COMMANDS + "local:local", _local),
-    Verb("demo", "the whole story on this machine, no account needed", _COMMANDS + "demo:demo", _demo),
-)
-BY_NAME = {v.name: v for v in VERBS}
-
-SHORT_HELP = """\
-Deploy an open model behind one endpoint: spot prices, serverless answers.
-
-  {0} deploy --model Qwen/Qwen3-0.6B --gpu L4 --service-name my-first
-  {0} status --service-name my-first       what is really there
-  {0} cost --service-name my-first         what it has cost, and costs now
-  {0} list                                 everything that may cost money
-  {0} show-gpus --spot                     what GPUs cost, everywhere
-  {0} destroy --service-name my-first      take it down, verified
-
-{0} --help lists every verb; {0} deploy --help every flag."""
-
-
-def build(prog: str = "tuna") -> Parser:
-    """The tree. prog: how the user starts it: `tuna` or `%tuna`."""
-    from tuna_nb import __version__
-
-    parser = Parser(prog=prog, description="Open models behind one endpoint: spot prices, serverless answers.")
-    parser.add_argument("--version", action="store_true", help="show the version")
-    parser.set_defaults(version_text=f"tuna {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
-    for verb in VERBS:
-        sub = verbs.add_parser(verb.name, help=verb.help, description=verb.help[0].upper() + verb.help[1:] + ".")
-        verb.arguments(sub)
-        if not sub.subcommands():
-            _everywhere(sub)
-    return parser
-
-
-def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
-    """Raises UsageError, or HelpShown for `--help`, `--version` and no words at all."""
-    if not words:
-        raise HelpShown(SHORT_HELP.format(parser.prog))
-    if "--version" in words[:1]:
-        raise HelpShown(str(parser.get_default("version_text")))
-    options = parser.parse_args(list(words))
-    if options.verb is None:
-        raise HelpShown(SHORT_HELP.format(parser.prog))
-    return options
-
-
-def suggestions(
-    parser: Parser, words: Sequence[str], values: Mapping[str, Sequence[str]]
-) -> Iterator[tuple[str, str]]:
-    """(text, kind) of what may follow the finished words; kind is verb, flag or value.
-
-    values: what is known of an option's values, by its name (`gpu`, `service_name`), beyond its fixed choices.
-    """
-    used: set[str] = set()
-    pending: argparse.Action | None = None
-    places = 0
-    for word in words:
-        if pending is not None:
-            pending = None
-        elif word.startswith("-"):
-            used.add(word)
-            action = parser._option_string_actions.get(word)
-            pending = action if action is not None and action.nargs != 0 else None
-        elif word in parser.subcommands():
-            parser = parser.subcommands()[word]
-        else:
-            places += 1
-    if pending is not None:
-        yield from ((str(c), "value") for c in pending.choices or values.get(pending.dest, ()))
-        return
-    yield from ((name, "verb") for name in parser.subcommands())
-    positionals = [a for a in parser._actions if not a.option_strings and a.dest in (*values, "as_")]
-    if places < len(positionals):
-        place = positionals[places]
-        yield from ((str(c), "value") for c in place.choices or values.get(place.dest, ()))
-    yield from ((flag, "flag") for flag in parser.option_strings() if flag not in used)
