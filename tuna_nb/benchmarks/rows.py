@@ -1,6 +1,6 @@
 """One row a request: what a load test keeps, and what every figure of it is computed from.
 
-Times are seconds since the run's begin, by a clock that never jumps. docs of each column: `SCHEMA`.
+Times are seconds since the run's begin, by a clock that never jumps.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ SCHEMA: Final = {
     "warmup": "sent before the measured part; in no figure",
     "scheduled_s": "when the schedule wanted it to leave (closed loop: when its place was free)",
     "sent_s": "when its first byte was handed to the kernel; null: it never left",
-    "first_token_s": "when the first event with text came; unstreamed: when the answer's first byte came; null: none",
+    "first_token_s": "when the first event with text came; unstreamed: the answer's first byte; null: none",
     "ended_s": "when its last byte came, or it failed",
     "status": "HTTP status; null: no answer",
     "error": "null when the answer came whole, else one of ERRORS",

@@ -12,7 +12,8 @@ PromptKind = Literal["synthetic", "file", "sharegpt", "trace"]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """base_url: with `/v1`. models: asked in turn, by the seed. headers: what opens it; never shown, never in argv.
+    """base_url: with `/v1`. models: asked in turn, by the seed. headers: what opens it; never shown, never in
+    argv.
 
     api: `chat` or `completions`. extra: more fields of each request's body.
     """
@@ -29,11 +30,11 @@ class Target:
 class Arrivals:
     """When requests leave. Rates are requests per second, times are seconds.
 
-    kind: `constant`; `poisson`; `gamma` with a coefficient of variation `cv` of its gaps (1: Poisson, above: bursty);
-    `day`: the rate goes from `low_rate` to `rate` and back once in `period_s`, as a sine; `spike`: `low_rate`, and
-    `rate` from `spike_at_s` for `spike_s`; `gaps`: `rate` for `on_s`, then nothing for `off_s`, and again; `trace`:
-    `trace` replayed, `speed` times as fast; `closed`: `concurrency` requests at a time, the next one as one ends.
-    day, spike and gaps are Poisson at their rate of the moment.
+    kind: `constant`; `poisson`; `gamma` with a coefficient of variation `cv` of its gaps (1: Poisson, above:
+    bursty); `day`: the rate goes from `low_rate` to `rate` and back once in `period_s`, as a sine; `spike`:
+    `low_rate`, and `rate` from `spike_at_s` for `spike_s`; `gaps`: `rate` for `on_s`, then nothing for `off_s`,
+    and again; `trace`: `trace` replayed, `speed` times as fast; `closed`: `concurrency` requests at a time, the
+    next one as one ends. day, spike and gaps are Poisson at their rate of the moment.
     """
 
     kind: ArrivalKind = "poisson"
@@ -52,7 +53,8 @@ class Arrivals:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Token counts: a lognormal with this mean and coefficient of variation, cut to least..most. cv 0: all the same."""
+    """Token counts: a lognormal with this mean and coefficient of variation, cut to least..most. cv 0: all the
+    same."""
 
     mean: float
     cv: float = 0.0
@@ -63,10 +65,11 @@ class Lengths:
 @dataclass(frozen=True, slots=True)
 class Prompts:
     """What is asked. kind: `synthetic` by `input_tokens`; `file`: one prompt a line (JSONL with `prompt` or
-    `messages`, and perhaps `max_tokens`; else plain text); `sharegpt`: its JSON; `trace`: lengths of the trace's rows.
+    `messages`, and perhaps `max_tokens`; else plain text); `sharegpt`: its JSON; `trace`: lengths of the
+    trace's rows.
 
-    output_tokens: the `max_tokens` of each, where the file has none of its own. shared_prefix_tokens: so many tokens
-    of each prompt are the same, in one of `prefixes` ways. ignore_eos: ask vLLM for just so many tokens.
+    output_tokens: the `max_tokens` of each, where the file has none of its own. shared_prefix_tokens: so many
+    tokens of each prompt are the same, in one of `prefixes` ways. ignore_eos: ask vLLM for just so many tokens.
     """
 
     kind: PromptKind = "synthetic"
@@ -80,11 +83,12 @@ class Prompts:
 
 @dataclass(frozen=True, slots=True)
 class LoadSpec:
-    """One load test. It ends after `duration_s` of the schedule or `requests`, whichever is first; one is given.
+    """One load test. It ends after `duration_s` of the schedule or `requests`, whichever is first; one is
+    given.
 
     warmup_s, warmup_requests: sent before, in no figure. seed: the same seed is the same schedule and the same
-    prompts, byte for byte. request_timeout_s: a request that is not over by then is a timeout. grace_s: how long what
-    is under way may go on after the schedule's end, before it is stopped.
+    prompts, byte for byte. request_timeout_s: a request that is not over by then is a timeout. grace_s: how
+    long what is under way may go on after the schedule's end, before it is stopped.
     """
 
     target: Target
@@ -102,8 +106,9 @@ class LoadSpec:
 class Lag:
     """How late the generator itself was. Seconds.
 
-    late_p99: from the scheduled time to the first byte's leaving. loop_p99, loop_max: its event loop's own delay, by a
-    probe every ten milliseconds. uvloop: whether it ran on uvloop. cpu: share of one core that it used.
+    late_p99: from the scheduled time to the first byte's leaving. loop_p99, loop_max: its event loop's own
+    delay, by a probe every ten milliseconds. uvloop: whether it ran on uvloop. cpu: share of one core that it
+    used.
     """
 
     late_p50: float
