@@ -25,6 +25,8 @@ from tuna_router.dataplane.tcp import acknowledge
 _INTERIM: Final = (100, 102, 103)
 _REMEMBERED_BYTES: Final = 1024
 MOST_KEPT: Final = 256
+NO_HTTP: Final = "its answer is no HTTP"
+"""The `reason` of a BackendLost for an answer that can't be read."""
 
 
 class BackendLost(Exception):
@@ -251,7 +253,7 @@ class Connection(asyncio.Protocol):
                     self._held = chunked.rest
         except (BadAnswer, BadFraming):
             self.drop()
-            listener.lost(BackendLost("its answer is no HTTP", gone=True, again=True))
+            listener.lost(BackendLost(NO_HTTP, gone=True, again=True))
             return
         if self.ended:
             self._part()

@@ -191,7 +191,7 @@ class Exchange:
             self._asked = self._ask()
         self._load_stays = plan.load_stays
         self._waiting = [core.fleet[name] for name in reversed(plan.names)]
-        self._second_chance = len(plan.names) == 1 and not self._streams
+        self._second_chance = not self._streams
         self._next()
 
     def _ask(self) -> Ask | None:
@@ -275,11 +275,12 @@ class Exchange:
             reason += f", after the {backend.settings.answer_limit_s:g} s that it gives an answer; ask for a stream"
         self._failures = (*self._failures, f"{backend.settings.name}: {reason}")
         attempt.close(Outcome.FAILED, core.clock())
-        if self._streams or not self._may_be_sent_again(failure):
+        # The last backend: a kept connection may have been closed just then, as that of another may have been
+        # before it, or another replica behind the same address may answer.
+        again = isinstance(failure, Failed) and failure.again and self._second_chance and not self._waiting
+        if self._streams or not self._may_be_sent_again(failure, again):
             self._give_up()
-        elif isinstance(failure, Failed) and failure.again and self._second_chance:
-            # The only backend: a kept connection may have been closed just then, or another replica
-            # behind the same address may answer.
+        elif again:
             self._second_chance = False
             self._waiting.append(backend)
             self.client.timer.clear()
@@ -287,7 +288,7 @@ class Exchange:
         else:
             self._next()
 
-    def _may_be_sent_again(self, failure: Refused | Failed) -> bool:
+    def _may_be_sent_again(self, failure: Refused | Failed, again: bool) -> bool:
         """After this failure. What reached nobody, or a backend that is no more, loads none."""
         core = self.core
         if isinstance(failure, Failed) and not failure.sent:
@@ -296,7 +297,7 @@ class Exchange:
             return False
         if isinstance(failure, Failed) and failure.gone:
             return True
-        return not (self._waiting or self._second_chance) or core.retries.take(core.meter.requests.started)
+        return not (self._waiting or again) or core.retries.take(core.meter.requests.started)
 
     # Relay
 

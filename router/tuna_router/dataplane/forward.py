@@ -138,7 +138,8 @@ class Forward:
         self._pieces = pieces
         self._to_head = to_head
         self._body: list[bytes] | None = None
-        """Of an answer that is taken whole; `_raw` is the same as it was framed."""
+        """Of an answer that is taken whole; `_raw` is the same as it was framed, or what of the framing came before
+        the first byte of any other."""
         self._raw: list[bytes] = []
         self._size = 0
         self._connection: Connection | None = None
@@ -220,13 +221,18 @@ class Forward:
             if not head.streams:
                 self._sender.whole(head, connection.payload)
             elif connection.payload or self._to_head or head.status != 200:
-                self._sender.begins(head, connection.payload, connection.raw, None)
+                self._sender.begins(head, connection.payload, self._framed(connection), None)
             else:
                 self._sender.failed(Failed("an empty stream", gone=False))
         elif connection.payload:
             if not self.more:
                 self._connection = None
-            self._sender.begins(head, connection.payload, connection.raw, connection)
+            self._sender.begins(head, connection.payload, self._framed(connection), connection)
+        elif connection.raw:
+            self._raw.append(connection.raw)  # a chunk's first line, in a read of its own
+
+    def _framed(self, connection: Connection) -> bytes:
+        return b"".join((*self._raw, connection.raw)) if self._raw else connection.raw
 
     def _collect(self, connection: Connection, head: ResponseHead) -> None:
         """More of an answer that is taken whole."""
@@ -261,6 +267,7 @@ class Forward:
             self._fail("a redirect that can't be followed", connection)
             return
         self._connection = None
+        self._raw = []
         if not connection.ended:
             connection.drop()
         self._pieces = [b"GET %b HTTP/1.1\r\n%b%b\r\n" % (target, route.host_line, route.own_lines)]

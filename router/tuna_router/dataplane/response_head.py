@@ -31,7 +31,17 @@ _OF_THE_PROVIDER: Final = frozenset(
 """What a provider's front says of itself or to a browser: here it would speak of the router's own address."""
 _NOT_DOWNSTREAM: Final = HOP_BY_HOP | _OF_THE_PROVIDER | {b"x-tuna-backend", b"x-tuna-attempts", b"x-request-id"}
 _READ_HERE: Final = frozenset(
-    {b"content-length", b"transfer-encoding", b"connection", b"content-type", b"content-encoding", b"location"}
+    {
+        b"content-length",
+        b"transfer-encoding",
+        b"connection",
+        b"content-type",
+        b"content-encoding",
+        b"location",
+        # What another router says of its answer: never passed on, but a load test's client is told.
+        b"x-tuna-backend",
+        b"x-tuna-attempts",
+    }
 )
 
 

@@ -66,6 +66,11 @@ class Upstream:
         self._pools: dict[Origin, Pool] = {}
         self._tls: asyncio.Task[ssl.SSLContext] | None = None
 
+    async def prepare(self, route: Route) -> None:
+        """Set TLS up, where the route needs it, so that no first request waits for that."""
+        if route.origin[2]:
+            await asyncio.shield(self._trust())
+
     def idle(self, route: Route) -> Connection | None:
         """A connection that waits for a request to this backend, if there is one."""
         pool = self._pools.get(route.origin)

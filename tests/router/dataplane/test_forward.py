@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from ..backends import Seen, Wire
+from ..backends import Handler, Seen, Wire, ok
 from ..conftest import StartBackend, StartRouter, free_port, until
 
 
@@ -265,3 +265,53 @@ async def test_an_unstreamed_answer_may_take_longer_than_the_first_token_of_a_st
     router = await start_router(serverless, spot, spot_first_byte_timeout_s=0.1, spot_unstreamed_timeout_s=5)
     assert (await router.complete()).headers["x-tuna-backend"] == "spot"
     assert (await router.complete(stream=True)).headers["x-tuna-backend"] == "serverless"
+
+
+def answers_one_request_a_connection() -> Handler:
+    """And closes it only as the next request comes: what an engine's idle time-out looks like when both cross."""
+    used: set[asyncio.StreamWriter] = set()
+
+    async def handler(wire: Wire, seen: Seen) -> None:
+        if wire.writer in used:
+            wire.reset()
+            return
+        used.add(wire.writer)
+        await ok(wire, seen)
+
+    return handler
+
+
+async def test_kept_connections_that_are_closed_as_they_are_used_lose_no_request(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    backends = [await start_backend(answers_one_request_a_connection()) for _ in range(2)]
+    router = await start_router(*backends)
+    for _ in range(6):
+        answer = await router.complete(stream=True)
+        assert answer.status_code == 200, answer.text
+        await until(lambda: not any(backend.cooling for backend in router.router.core.fleet))
+    assert router.tally.failed == 0
+
+
+async def test_a_kept_connection_that_is_closed_as_it_is_used_is_no_leave_to_act_twice(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    backend = await start_backend(answers_one_request_a_connection())
+    router = await start_router(backend)
+    assert (await router.complete()).status_code == 200
+    answer = await router.client.post(
+        "/v1/completions", json={"prompt": "p"}, headers={"x-tuna-side-effects": "true"}
+    )
+    assert answer.status_code == 502
+    assert len(backend.seen) == 2
+
+
+async def test_a_machine_that_is_gone_with_its_kept_connections_is_not_waited_for(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    spot, serverless = await start_backend(answers_one_request_a_connection()), await start_backend()
+    router = await start_router(serverless, spot)
+    assert (await router.complete()).headers["x-tuna-backend"] == "spot"
+    await spot.stop()
+    answer = await router.complete()
+    assert (answer.status_code, answer.headers["x-tuna-backend"]) == (200, "serverless")

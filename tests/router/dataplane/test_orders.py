@@ -317,6 +317,18 @@ def test_every_order_of_events_ends_each_request_once(
         runner.run(play(loop, kind, cap, resume, script))
 
 
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("kind", ["chat", "completion", "plain", "sampled"])
+def test_an_answer_may_be_cut_into_two_reads_anywhere(kind: str, resume: bool) -> None:
+    """Also between a chunk's first line and what it carries: some servers write them one by one."""
+    for size in range(60, 300):
+        script = [("body", 0), ("accept", 0), ("take", 0), ("say", size - 1)]
+        with asyncio.Runner(loop_factory=ScriptedLoop) as runner:
+            loop = runner.get_loop()
+            assert isinstance(loop, ScriptedLoop)
+            runner.run(play(loop, kind, 1 << 20, resume, script))
+
+
 @pytest.mark.parametrize("kind", ["chat", "completion", "plain", "n"])
 @pytest.mark.parametrize("end", ["all", "gone", "stop", "reset"])
 def test_an_ended_request_leaves_nothing_to_the_garbage_collector(kind: str, end: str) -> None:
