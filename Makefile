@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-browser test-chaos test-real-engine rig lint format bench soak clean
+.PHONY: demo test test-browser test-chaos test-real-engine test-cross-check rig lint format bench soak clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/tuna demo
@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 # Four files at a time: most of them wait for processes. Stages of their own, for the time they take:
 # `make test-browser test-chaos`.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 4 --dist loadfile -m "not browser and not chaos and not real_engine and not rig" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 4 --dist loadfile -m "not browser and not chaos and not real_engine and not rig and not cross_check" $(PYTEST_ARGS)
 
 # JupyterLab and Notebook 7 in a real headless Chromium.
 test-browser: $(VENV)/.installed-test
@@ -25,6 +25,10 @@ test-chaos: $(VENV)/.installed-test
 test-real-engine: $(VENV)/.installed-test
 	$(BIN)/python tests/real_engine/prepare.py
 	$(BIN)/python -m pytest -m real_engine $(PYTEST_ARGS) tests/real_engine
+
+# Our load generator and aiperf on the same server of known speed; aiperf goes into an environment of its own (840 MB).
+test-cross-check: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m cross_check -s $(PYTEST_ARGS) tests/benchmarks/test_cross_check.py
 
 # Real SkyPilot before a pretended AWS whose machines are namespaces of this one; as root; see tests/rig/README.md.
 # Each module has a cloud of its own, and waits half of the time: `make -j2 rig` for all of them.

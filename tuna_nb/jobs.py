@@ -78,12 +78,14 @@ class Report:
 class Work:
     """Long work that a command has checked and prepared; a frontend decides how to wait for it.
 
-    name: re-running work of a name re-attaches to the job that is under way. run: gets a Report.
+    name: re-running work of a name re-attaches to the job that is under way. run: gets a Report. shows_result: its
+    result is what a person waits for, and is shown where its progress was shown already.
     """
 
     name: str
     verb: str
     run: Callable[[Report], Coroutine[Any, Any, Any]]
+    shows_result: bool = False
 
 
 class LoopThread:

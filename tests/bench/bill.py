@@ -34,8 +34,8 @@ from tuna_nb.costs import account
 from tuna_nb.costs.compare import compare
 from tuna_nb.deployments import routers
 from tuna_nb.deployments.connection import connection
+from tuna_nb.deployments.keeping.watch import last_look, look
 from tuna_nb.deployments.request import DeployRequest
-from tuna_nb.deployments.watch import last_look, look
 from tuna_nb.deployments.workspace import Workspace
 
 MODEL = "Qwen/Qwen3-0.6B"

@@ -29,10 +29,12 @@ STATUS = f"%tuna status --service-name {NAME} --live"
 COST = f"%tuna cost --service-name {NAME} --live"
 LOAD = """
 import asyncio, json, sys
-from tuna_nb.benchmarks.traffic import send
-url, key = sys.argv[1:3]
-headers = {"Authorization": f"Bearer {key}"}
-asyncio.run(send(url, headers, sys.argv[3], requests=100_000, per_second=6.0, max_tokens=24))
+from tuna_nb.benchmarks.load.run import run
+from tuna_nb.benchmarks.load.spec import Arrivals, Lengths, LoadSpec, Prompts, Target
+url, key, model = sys.argv[1:]
+target = Target(url, (model,), {"Authorization": f"Bearer {key}"})
+prompts = Prompts(input_tokens=Lengths(16), output_tokens=Lengths(24))
+asyncio.run(run(LoadSpec(target, Arrivals("constant", rate=6.0), prompts, requests=100_000), lambda rows: None))
 """
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from tuna_nb.backends.local.backend import LocalBackend
-from tuna_nb.deployments.companion import KEEPER
+from tuna_nb.deployments.keeping.companion import KEEPER
 
 
 def processes_of(folder: Path) -> list[str]:

@@ -16,7 +16,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from tests.deployments.receiver import receiving
 from tests.frontends.shells import TestingShell
 from tests.frontends.terminals import Done, Terminal, deploy_words, until
-from tuna_nb.deployments import companion
+from tuna_nb.deployments.keeping import companion
 from tuna_nb.settings import Settings
 from tuna_nb.store import Store
 
@@ -152,7 +152,7 @@ def test_a_budget_comes_with_the_deploy_and_holds_a_scaling_up(tuna: Tuna, own_d
     (note,) = tuna("budget", "list", "-o", "json").json["notes"]
     assert "nobody looks after x now" in note
     tuna("budget", "set", "--service-name", "x", "--limit", "1.5", "--per", "day", "--action", "scale-down")
-    assert companion.find(record.id, companion.KEEPER) is not None, "as after the machine was off"
+    until(lambda: companion.find(record.id, companion.KEEPER) is not None)  # as after the machine was off
     refused = tuna("scale", "--service-name", "x", "--workers-max", "9", code=2).refusal[0]
     assert "scale x: its worst case is $" in refused
     tuna("scale", "--service-name", "x", "--concurrency", "8")

@@ -12,7 +12,7 @@ from tests.frontends.terminals import Done, deploy_words
 from tuna_nb.commands.cost import parse_since
 from tuna_nb.costs.bill import Bill, Group
 from tuna_nb.errors import UsageError
-from tuna_nb.grammar import BILL_GROUPS
+from tuna_nb.grammar.flags import BILL_GROUPS
 from tuna_nb.views import data
 
 Tuna = Callable[..., Done]

@@ -14,7 +14,7 @@ from tuna_nb.backends import registry
 from tuna_nb.backends.runpod import RunpodBackend
 from tuna_nb.catalog.offers import OfferKind
 from tuna_nb.deployments import prices
-from tuna_nb.grammar import OFFER_KINDS
+from tuna_nb.grammar.flags import OFFER_KINDS
 
 Tuna = Callable[..., Done]
 

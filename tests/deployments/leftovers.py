@@ -14,7 +14,7 @@ from tuna_nb.backends.local.client import LocalCloud
 from tuna_nb.backends.local.journal import Journal
 from tuna_nb.backends.local.processes import marked_processes
 from tuna_nb.commands.destroy import _all
-from tuna_nb.deployments.companion import KEEPER
+from tuna_nb.deployments.keeping.companion import KEEPER
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import TunaError
 from tuna_nb.jobs import Report

@@ -212,7 +212,7 @@ def test_destroy_all_takes_every_deployment_and_names_them(home: Terminal, tuna:
 
 def test_refs_carry_the_deployments_id() -> None:
     from tuna_nb.backends.base import Kind, Ref
-    from tuna_nb.deployments.watch import resource_ref
+    from tuna_nb.deployments.keeping.watch import resource_ref
     from tuna_nb.records import ResourceRecord
 
     record = ResourceRecord(1, "d", "spot", "local", "n", None, "creating", None, None, 0.2, 0.0, None)

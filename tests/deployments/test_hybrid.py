@@ -14,8 +14,8 @@ import pytest
 from tests.deployments.conftest import Told
 from tests.deployments.lives import ask, deploy, destroy, local, parts, router_process, until
 from tests.fakes.accounts import ACCOUNTS, NOWHERE, Account
-from tuna_nb.deployments import companion
 from tuna_nb.deployments.connection import connection
+from tuna_nb.deployments.keeping import companion
 from tuna_nb.deployments.reconcile import orphans
 from tuna_nb.deployments.request import DeployRequest
 from tuna_nb.deployments.status import status

@@ -9,9 +9,9 @@ import pytest
 
 from tests.deployments.lives import deploy, destroy, local, parts, until
 from tuna_nb.backends.base import State
+from tuna_nb.deployments.keeping.watch import resource_ref
 from tuna_nb.deployments.request import DeployRequest
 from tuna_nb.deployments.scale import scale, wake
-from tuna_nb.deployments.watch import resource_ref
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import ConflictError, RequestError
 

@@ -34,7 +34,7 @@ def assert_refused(done: Done, code: int, message: str, hint: str) -> None:
     ("words", "message", "hint"),
     [
         (["deplpy"], "unknown verb 'deplpy'", "did you mean 'deploy'?"),
-        (["frobnicate"], "unknown verb 'frobnicate'", "known: budget, cancel, check"),
+        (["frobnicate"], "unknown verb 'frobnicate'", "known: benchmark, budget, cancel"),
         ([*DEPLOY, "--gpu-cout", "1"], "deploy: unknown argument '--gpu-cout'", "did you mean --gpu-count?"),
         (["deploy", "--modle", MODEL, "--gpu", "L4"], "unknown argument '--modle'", "did you mean --model?"),
         (["deploy", "--gpu", "L4"], "deploy: the following arguments are required: --model", "`tuna deploy --help`"),

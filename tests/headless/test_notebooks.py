@@ -19,6 +19,8 @@ from tests.conftest import nothing_may_be_left
 from tests.frontends.terminals import Done, Terminal, deploy_words
 from tests.headless.notebooks import NOTEBOOKS, WIDGET, errors, execute, notebook, outputs, text
 
+pytestmark = pytest.mark.timeout(480)  # whoever comes first executes every notebook
+
 DEPLOY = "%tuna " + " ".join(deploy_words("nb"))
 DESTROY = "%tuna destroy --service-name nb"
 
@@ -29,7 +31,7 @@ def nbmake(
     """`pytest --nbmake`, as a user's CI runs notebooks; it executes them with nbclient."""
     return subprocess.run(
         [sys.executable, "-m", "pytest", "--nbmake", "-p", "no:cacheprovider", "-q", *more, *map(str, notebooks)],
-        env=environ, cwd=notebooks[0].parent, capture_output=True, text=True, timeout=110,
+        env=environ, cwd=notebooks[0].parent, capture_output=True, text=True, timeout=400,
     )  # fmt: skip
 
 
@@ -101,6 +103,23 @@ def test_the_notebook_of_cost_tells_its_story(executed: dict[str, Any]) -> None:
     said = "\n".join(text(made, i) for i, cell in enumerate(made.cells) if cell.cell_type == "code")
     for part in ("bill has cost $0.0", "serverless only for the same traffic", "spot only for the same traffic",
                  "the month's end", "key:", "scale-down", "gone: bill"):  # fmt: skip
+        assert part in said, part
+
+
+def test_the_notebook_of_load_tests_tells_its_story(executed: dict[str, Any]) -> None:
+    made = executed["05_benchmark_router.ipynb"]
+    said = "\n".join(text(made, i) for i, cell in enumerate(made.cells) if cell.cell_type == "code")
+    for part in ("calm: failed = 0 of", "preempted: failed = 0 of", "spot was taken away", "n too small",
+                 "p95 TTFT", "sweep: failed = 0 of 32", "gone: bench"):  # fmt: skip
+        assert part in said, part
+    drawn = [o.data for c in made.cells if c.cell_type == "code" for o in c.outputs if "data" in o]
+    assert any("taken away" in d.get("text/html", "") and "<svg" in d["text/html"] for d in drawn)
+
+
+def test_the_notebook_of_cold_starts_tells_its_story(executed: dict[str, Any]) -> None:
+    made = executed["06_cold_start.ipynb"]
+    said = "\n".join(text(made, i) for i, cell in enumerate(made.cells) if cell.cell_type == "code")
+    for part in ("warm-cold", "fresh", "first token", "nothing runs"):
         assert part in said, part
 
 

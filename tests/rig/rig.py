@@ -214,7 +214,7 @@ class Rig:
     def asleep(self) -> Iterator[None]:
         """As a laptop with its lid closed: nothing of Tuna or SkyPilot runs on it. Its serverless side stands for
         somebody else's cloud, and goes on."""
-        ours = ("-m sky.server.server", "SkyPilot:", "-m tuna_nb.deployments.keeper", "-m tuna_router ")
+        ours = ("-m sky.server.server", "SkyPilot:", "-m tuna_nb.deployments.keeping.keeper", "-m tuna_router ")
         held = [pid for pid, words in processes() if runs_here(pid) and any(word in words for word in ours)]
         self.say(f"asleep: {len(held)} processes")
         for pid in held:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
@@ -23,8 +24,8 @@ from tuna_nb.backends.base import (
     ServiceRequest,
     State,
 )
+from tuna_nb.benchmarks.rows import Row
 from tuna_nb.benchmarks.story import Story
-from tuna_nb.benchmarks.traffic import Outcome
 from tuna_nb.catalog.fit import fits
 from tuna_nb.catalog.gpus import GPUS
 from tuna_nb.catalog.models.memory import Model, Wanted
@@ -93,8 +94,8 @@ def job_record(**change: Any) -> JobRecord:
 
 
 def story() -> Story:
-    outcome = Outcome(1, NOW, "spot", None, 1.0, 0, HOSTILE)
-    return Story((outcome,), ((NOW, HOSTILE),), 3, bill(), 0.01, 12.0)
+    row = Row(1, "m", False, 0.0, 0.0, None, 1.0, error=HOSTILE, backend="spot")
+    return Story(NOW, (row,), ((NOW, HOSTILE),), 3, bill(), 0.01, 12.0)
 
 
 def model_fit() -> Any:
@@ -367,3 +368,10 @@ def test_what_bills_and_does_not_serve_is_red_wherever_it_is_seen() -> None:
     table = data.frame(Fleet((one,)))
     assert table is not None
     assert list(table["unserving"]) == ["spot: stuck loading"]
+
+
+def test_dollars_are_no_formula_in_a_notebook() -> None:
+    """JupyterLab typesets what stands between two dollar signs of an output, unless it is told not to."""
+    for made in (html.render(sheet(bill(), NOW)), html.job(Snapshot("x", "deploy"), NOW)):
+        outermost = re.findall(r"<(?:div|details)[^>]*>", made)[0]
+        assert "mathjax_ignore" in outermost

@@ -13,8 +13,8 @@ from tuna_nb.costs import budgets
 from tuna_nb.costs.account import Zone, own_zone
 from tuna_nb.costs.budget_list import BudgetList, BudgetRow
 from tuna_nb.costs.unserving import FORGOTTEN_S, QUIET_S
-from tuna_nb.deployments import companion, webhook
-from tuna_nb.deployments.allowance import Wanted, require_overflow
+from tuna_nb.deployments.keeping import companion, webhook
+from tuna_nb.deployments.keeping.allowance import Wanted, require_overflow
 from tuna_nb.deployments.request import DeployRequest
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import NotFoundError, RequestError, UsageError

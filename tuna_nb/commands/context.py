@@ -17,13 +17,15 @@ from tuna_nb.jobs import Jobs, LoopThread
 class Context:
     """workspace: records, keys, providers. jobs: of this process. cell: the body of a `%%tuna` cell.
 
-    until_spot: whether a deploy's job goes on until the first spot replica is ready.
+    until_spot: whether a deploy's job goes on until the first spot replica is ready. page: a result as one HTML
+    page that reads anywhere; None where nobody can draw one.
     """
 
     workspace: Workspace
     jobs: Jobs = field(default_factory=Jobs)
     cell: str | None = None
     until_spot: bool = True
+    page: Callable[[Any], str] | None = None
 
 
 Command = Callable[[Namespace, Context], Awaitable[Any]]

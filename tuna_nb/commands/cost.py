@@ -19,8 +19,8 @@ from tuna_nb.costs.bill import Bill
 from tuna_nb.costs.compare import cheapest, compare
 from tuna_nb.deployments import prices
 from tuna_nb.deployments.board import Board
-from tuna_nb.deployments.silence import unserving
-from tuna_nb.deployments.watch import look
+from tuna_nb.deployments.keeping.silence import unserving
+from tuna_nb.deployments.keeping.watch import look
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import BackendError, UsageError
 from tuna_nb.records import DeploymentRecord

@@ -6,13 +6,17 @@ import asyncio
 import contextlib
 import time
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tuna_nb.backends.base import ServerlessScaling, SpotScaling
 from tuna_nb.backends.local.backend import LocalBackend
+from tuna_nb.benchmarks.load.run import run
+from tuna_nb.benchmarks.load.spec import Arrivals, Lengths, LoadSpec, Prompts, Target
+from tuna_nb.benchmarks.report import CONTINUED
+from tuna_nb.benchmarks.rows import Row
 from tuna_nb.benchmarks.story import Story
-from tuna_nb.benchmarks.traffic import Outcome, send
 from tuna_nb.commands.context import Context
 from tuna_nb.commands.cost import bill_of
 from tuna_nb.commands.local import backend, preempt
@@ -31,8 +35,6 @@ NAME = "demo"
 PER_SECOND = 8.0
 MAX_TOKENS = 24
 WAIT_S = 60.0
-CONTINUED = ("exact", "ids", "text", "again", "closed")
-"""What may come of a stream that broke, as the router counts it; else its client was told an error."""
 
 REQUEST = DeployRequest(
     service_name=NAME,
@@ -69,7 +71,7 @@ class _Demo:
     workspace: Workspace
     report: Report
     requests: int
-    outcomes: list[Outcome] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     events: list[tuple[float, str]] = field(default_factory=list)
     continued: int = 0
 
@@ -105,15 +107,14 @@ class _Demo:
         async with asyncio.TaskGroup() as group:
             watcher = group.create_task(self._watch(router))
             director = group.create_task(self._preempt_under_load(router))
-            await send(
-                link.base_url,
-                link.headers,
-                link.model,
+            load = LoadSpec(
+                Target(link.base_url, (link.model,), link.headers),
+                Arrivals("constant", rate=PER_SECOND),
+                Prompts(input_tokens=Lengths(16), output_tokens=Lengths(MAX_TOKENS)),
                 requests=self.requests,
-                per_second=PER_SECOND,
-                max_tokens=MAX_TOKENS,
-                done=self._count,
             )
+            if (ran := await run(load, self._count)).interrupted:
+                raise TunaError(ran.notes[0], "run the demo again") if ran.died else asyncio.CancelledError
             watcher.cancel()
             director.cancel()
         resumes = (await router.stats())["resumes"]
@@ -123,7 +124,8 @@ class _Demo:
         names = {r.name for r in self.workspace.store.resources(record.id)}
         own = await backend(self.workspace).cloud.bill()
         return Story(
-            outcomes=tuple(sorted(self.outcomes, key=lambda o: o.number)),
+            began_at=ran.began_at,
+            rows=tuple(sorted(self.rows, key=lambda row: row.number)),
             events=tuple(self.events),
             continued=self.continued,
             bill=bill,
@@ -131,11 +133,12 @@ class _Demo:
             seconds=time.monotonic() - begun,
         )
 
-    def _count(self, outcome: Outcome) -> None:
-        self.outcomes.append(outcome)
-        done, failed = len(self.outcomes), sum(o.error is not None for o in self.outcomes)
-        if done % 20 == 0 or done == self.requests or outcome.error:
-            by_spot = sum((o.backend or "") == "spot" for o in self.outcomes)
+    def _count(self, new: Sequence[Row]) -> None:
+        before = len(self.rows)
+        self.rows += new
+        done, failed = len(self.rows), sum(row.error is not None for row in self.rows)
+        if done // 20 > before // 20 or done == self.requests or any(row.error for row in new):
+            by_spot = sum(row.backend == "spot" for row in self.rows)
             self.report.step(
                 f"{done} of {self.requests} requests answered, {by_spot} by spot; failed = {failed}",
                 0.1 + 0.8 * done / self.requests,
@@ -160,7 +163,7 @@ class _Demo:
     async def _preempt_under_load(self, router: RouterClient) -> None:
         """Once spot carries the traffic, and a third of it has been sent, take the GPU away."""
         end = time.monotonic() + WAIT_S
-        while len(self.outcomes) < self.requests / 3 or not (await router.health())["skyserve_ready"]:
+        while len(self.rows) < self.requests / 3 or not (await router.health())["skyserve_ready"]:
             if time.monotonic() > end:
                 raise TunaError("the spot side was not ready in time to be preempted", "run the demo again")
             await asyncio.sleep(0.1)

@@ -11,14 +11,14 @@ from pathlib import Path
 from tuna_nb.commands.budget import keep_webhook, quiet_rule, wanted
 from tuna_nb.commands.context import Context
 from tuna_nb.deployments import scaling
-from tuna_nb.deployments.allowance import before_deploy
 from tuna_nb.deployments.apply import apply
+from tuna_nb.deployments.keeping.allowance import before_deploy
+from tuna_nb.deployments.keeping.webhook import read_url
 from tuna_nb.deployments.plan import DeploymentPlan, new_id, plan, require_set_up
 from tuna_nb.deployments.request import DeployRequest, new_name
 from tuna_nb.deployments.router_hosts.base import VM
 from tuna_nb.deployments.status import DeploymentStatus, status
 from tuna_nb.deployments.tracking import tracked
-from tuna_nb.deployments.webhook import read_url
 from tuna_nb.errors import ConflictError, RequestError, UsageError
 from tuna_nb.jobs import Report, Work
 

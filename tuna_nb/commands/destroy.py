@@ -9,9 +9,10 @@ from dataclasses import replace
 
 from tuna_nb.backends import registry
 from tuna_nb.commands.context import Context
-from tuna_nb.deployments import companion, reconcile
+from tuna_nb.deployments import reconcile
 from tuna_nb.deployments.destroy import Removed
 from tuna_nb.deployments.destroy import destroy as take_down
+from tuna_nb.deployments.keeping import companion
 from tuna_nb.deployments.tracking import take_over, tracked
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import BackendError, TunaError

@@ -14,10 +14,10 @@ from tuna_nb.commands.live import board_of
 from tuna_nb.costs import meter
 from tuna_nb.deployments import reconcile
 from tuna_nb.deployments.board import Board
+from tuna_nb.deployments.keeping.watch import resource_ref
 from tuna_nb.deployments.plan import ROUTER
 from tuna_nb.deployments.status import DeploymentStatus, Fleet, LogStream
 from tuna_nb.deployments.status import status as status_of
-from tuna_nb.deployments.watch import resource_ref
 from tuna_nb.errors import TunaError
 from tuna_nb.records import ACTIVE
 

@@ -13,6 +13,7 @@ from tuna_nb.costs.bill import Bill, Side
 from tuna_nb.deployments.plan import SPOT
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import RequestError
+from tuna_nb.records import DeploymentRecord, ResourceRecord
 
 
 async def local(options: Namespace, context: Context) -> str | Bill:
@@ -29,14 +30,19 @@ async def local(options: Namespace, context: Context) -> str | Bill:
 async def preempt(workspace: Workspace, service_name: str, notice_s: float | None, replica: str | None) -> str:
     """Take a spot replica away; returns its id. Raises RequestError where there is no local spot side."""
     record = workspace.store.deployment(service_name)
+    replica_id = await backend(workspace).cloud.preempt(spot_side(workspace, record).name, notice_s, replica)
+    workspace.store.add_event(record.id, f"preemption of spot replica {replica_id} ordered")
+    return replica_id
+
+
+def spot_side(workspace: Workspace, record: DeploymentRecord) -> ResourceRecord:
+    """What can be preempted to order. Raises RequestError where there is no local spot side."""
     spot = next((r for r in workspace.store.resources(record.id) if r.role == SPOT), None)
     if spot is None or spot.provider != LocalBackend.name:
         raise RequestError(
-            f"{service_name} has no spot side on the local cloud", "only the local cloud preempts to order"
+            f"{record.name} has no spot side on the local cloud", "only the local cloud preempts to order"
         )
-    replica_id = await backend(workspace).cloud.preempt(spot.name, notice_s, replica)
-    workspace.store.add_event(record.id, f"preemption of spot replica {replica_id} ordered")
-    return replica_id
+    return spot
 
 
 async def own_bill(workspace: Workspace, service_name: str | None) -> Bill:

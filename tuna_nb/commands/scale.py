@@ -8,7 +8,7 @@ from tuna_nb.commands.context import Context
 from tuna_nb.commands.deploy import read_policy
 from tuna_nb.deployments import scale as deployed
 from tuna_nb.deployments import scaling
-from tuna_nb.deployments.allowance import before_scale
+from tuna_nb.deployments.keeping.allowance import before_scale
 from tuna_nb.deployments.request import DeployRequest
 from tuna_nb.deployments.status import DeploymentStatus, status
 from tuna_nb.errors import UsageError

@@ -16,12 +16,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tuna_nb.backends.base import Backend, Endpoint, Plan, Ref, State
-from tuna_nb.deployments import companion
 from tuna_nb.deployments.destroy import destroy
+from tuna_nb.deployments.keeping import companion
+from tuna_nb.deployments.keeping.watch import resource_ref
 from tuna_nb.deployments.plan import ROUTER, SERVERLESS, SPOT, DeploymentPlan, near
 from tuna_nb.deployments.router_client import RouterClient
 from tuna_nb.deployments.router_hosts.base import ALSO, PROCESS, is_moving
-from tuna_nb.deployments.watch import resource_ref
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import BackendError, CancelledError, EngineError, TunaError
 from tuna_nb.jobs import Report
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 ANSWER_TIMEOUT_S = 1800
 """The longest a first answer may take: a big model's weights on a cold container."""
+ASKING = "serverless on "
+FIRST_ANSWER = "first answer"
+"""Steps, as they are reported: the serverless provider is being asked; it has answered, and the engine is asked."""
 LAST_LINES = 20
 """Of an engine's log, shown when it can't start."""
 
@@ -147,7 +150,7 @@ class _Apply:
     async def _serve(self) -> None:
         """Serverless up, the router before it, and one real answer through both."""
         request = self._plan.request
-        self._report.step(f"serverless on {request.serverless_provider}", 0.1)
+        self._report.step(f"{ASKING}{request.serverless_provider}", 0.1)
         serverless = await self._create(SERVERLESS, self._plan.serverless)
         self._sides = [(SERVERLESS, serverless)]
         if self._plan.router_host is None:
@@ -165,7 +168,7 @@ class _Apply:
                 url = await self._start_router(resource.provider)
                 self._tell_of_its_place()
             headers = self._headers()
-        self._report.step("first answer", 0.4)
+        self._report.step(FIRST_ANSWER, 0.4)
         await self._first_answer(url, headers)
         self._serves_at(url)
 

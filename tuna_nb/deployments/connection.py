@@ -6,9 +6,9 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tuna_nb.deployments.keeping.watch import resource_ref
 from tuna_nb.deployments.plan import ROUTER, SERVERLESS
 from tuna_nb.deployments.tracking import POLL_S, live_job
-from tuna_nb.deployments.watch import resource_ref
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import NotFoundError, TunaError
 from tuna_nb.records import DeploymentRecord

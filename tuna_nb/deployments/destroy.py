@@ -6,10 +6,10 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-from tuna_nb.deployments import companion
+from tuna_nb.deployments.keeping import companion
+from tuna_nb.deployments.keeping.watch import last_look, look, machine_of, resource_ref
 from tuna_nb.deployments.plan import ROUTER
 from tuna_nb.deployments.router_hosts.base import hosts_of
-from tuna_nb.deployments.watch import last_look, look, machine_of, resource_ref
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import TunaError
 from tuna_nb.jobs import Report

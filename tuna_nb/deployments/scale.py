@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tuna_nb.backends.base import ServerlessScaling, SpotScaling
+from tuna_nb.deployments.keeping.watch import resource_ref
 from tuna_nb.deployments.plan import ROUTER, SERVERLESS, SPOT
 from tuna_nb.deployments.request import DeployRequest
-from tuna_nb.deployments.watch import resource_ref
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import ConflictError, RequestError
 from tuna_nb.records import DeploymentRecord, ResourceRecord

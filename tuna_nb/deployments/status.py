@@ -11,11 +11,11 @@ from typing import Any
 from tuna_nb.backends.base import LogLine, Replica, State, Status
 from tuna_nb.costs.meter import Reading
 from tuna_nb.costs.unserving import Unserving
+from tuna_nb.deployments.keeping.silence import unserving
+from tuna_nb.deployments.keeping.watch import resource_ref
 from tuna_nb.deployments.plan import ROUTER
 from tuna_nb.deployments.router_client import RouterClient
-from tuna_nb.deployments.silence import unserving
 from tuna_nb.deployments.tracking import live_job
-from tuna_nb.deployments.watch import resource_ref
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import TunaError
 from tuna_nb.records import DeploymentRecord, ResourceRecord

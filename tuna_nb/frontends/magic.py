@@ -20,6 +20,7 @@ from IPython.core.magic import (
 from tuna_nb import grammar
 from tuna_nb.errors import CancelledError, UsageError
 from tuna_nb.frontends import expansion, mode
+from tuna_nb.frontends.pages import page
 
 
 @magics_class
@@ -81,7 +82,7 @@ class TunaMagics(Magics):
 
         settings = Settings.load()
         shown = mode.detect(self.shell, settings.mode)
-        context = Context(Workspace(settings), self.jobs, cell)
+        context = Context(Workspace(settings), self.jobs, cell, page=page)
         result = run(options, context)
         name = getattr(options, "service_name", None) or getattr(result, "name", None)
         if isinstance(name, str):
@@ -109,7 +110,7 @@ class TunaMagics(Magics):
                 raise
             job.interrupt()
             result = None
-        if shown == mode.WIDGET:
+        if shown == mode.WIDGET and not work.shows_result:
             return None
         return self._present(result, options)
 
@@ -128,6 +129,10 @@ class TunaMagics(Magics):
             return self._logs(result)
         if isinstance(result, Job):
             return _JobHandle(result)
+        if hasattr(result, "steps"):
+            return self._load_test(result, options)
+        if hasattr(result, "phase_names"):
+            return self._cold_start(result, options)
         if getattr(options, "explore", False):
             from tuna_nb.views import explorer
 
@@ -150,6 +155,29 @@ class TunaMagics(Magics):
         if meter is not None and not options.quiet:
             print(meter.line)
         return table if table is not None else Shown(result)
+
+    def _cold_start(self, report: Any, options: Namespace) -> Any:
+        from tuna_nb.views.cold_start_chart import chart_of
+
+        return self._drawn(report, options, chart_of)
+
+    def _load_test(self, report: Any, options: Namespace) -> Any:
+        from tuna_nb.views.load_charts import charts_of
+
+        return self._drawn(report, options, charts_of)
+
+    def _drawn(self, report: Any, options: Namespace, charts_of: Any) -> Any:
+        """Figures and charts under the cell; `df = ...` gets the figures as a DataFrame."""
+        from IPython.display import display
+
+        from tuna_nb.views import data
+
+        table = data.frame(report)
+        if options.quiet:
+            return table
+        for part in (Shown(report), *charts_of(report)):
+            display(part)
+        return _shown_already(table, self.shell)
 
     def _board(self, board: Any) -> None:
         """Live under the cell, or in the terminal until Ctrl-C; once, where nobody watches."""
@@ -202,7 +230,7 @@ def _show_progress(job: Any, shown: str, wait: bool) -> None:
     if shown == mode.WIDGET:
         from tuna_nb.views.live import JobView
 
-        JobView(job).show()
+        JobView(job, blocks=wait).show()
     elif wait or shown == mode.TERMINAL:
         from tuna_nb.views.text import TextProgress
 
@@ -239,6 +267,22 @@ class Shown:
 
     def __repr__(self) -> str:
         return self._repr_mimebundle_()["text/plain"]
+
+
+def _shown_already(table: Any, shell: Any) -> Any:
+    """A DataFrame that this cell does not display: what it says stands there already. Any later one does."""
+    cell = shell.execution_count
+
+    def show() -> None:
+        if shell.execution_count == cell:
+            return
+        from IPython.display import display
+
+        del table.__dict__["_ipython_display_"]
+        display(table)
+
+    table.__dict__["_ipython_display_"] = show
+    return table
 
 
 class _JobHandle:

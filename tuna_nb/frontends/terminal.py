@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from tuna_nb import grammar
 from tuna_nb.errors import CancelledError, TunaError, UsageError
+from tuna_nb.frontends.pages import page
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -64,7 +65,7 @@ def _run(options: Namespace) -> int:
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     # A terminal command returns when the endpoint answers; --wait goes on until spot has taken over.
-    context = Context(Workspace(Settings.load()), until_spot=False)
+    context = Context(Workspace(Settings.load()), until_spot=False, page=page)
     try:
         result = run(options, context)
         if isinstance(result, Work):

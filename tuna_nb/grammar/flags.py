@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tuna_nb.grammar import benchmark_flags
 from tuna_nb.grammar.parser import Parser
 
 ROUTER_HOSTS = ("process", "vm", "controller")
@@ -309,6 +310,14 @@ def router(p: Parser) -> None:
         if action == "move":
             one.add_argument("--to", required=True, choices=ROUTER_HOSTS, help="where it shall run")
             one.add_argument("--yes", action="store_true", help="its clients will be told the new address")
+        everywhere(one)
+
+
+def benchmark(p: Parser) -> None:
+    sub = p.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
+    for action, (text, arguments) in benchmark_flags.ACTIONS.items():
+        one = sub.add_parser(action, help=text, description=text[0].upper() + text[1:] + ".")
+        arguments(one)
         everywhere(one)
 
 

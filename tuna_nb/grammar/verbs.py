@@ -39,6 +39,7 @@ VERBS = (
     Verb("cost", "what a deployment has cost, and costs now", _IN + "cost:cost", flags.cost),
     Verb("budget", "what may be spent, and what happens then", _IN + "budget:budget", flags.budget),
     Verb("show-gpus", "what GPUs cost, everywhere, all in", _IN + "prices:show_gpus", flags.show_gpus),
+    Verb("benchmark", "load tests of real traffic, and cold starts", _IN + "benchmark:benchmark", flags.benchmark),
     Verb("check", "what a provider still needs", _IN + "check:check", flags.check),
     Verb("fit", "which GPUs hold a model, and what they cost", _IN + "fit:fit", flags.fit),
     Verb("logs", "what engines and router say", _IN + "inspect:logs", flags.logs),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tuna_nb.catalog.listing import PriceList
 from tuna_nb.errors import RequestError, did_you_mean
 from tuna_nb.views import figures, points, svg
-from tuna_nb.views.html import FONT, QUIET
+from tuna_nb.views.html import FONT, PLAIN, QUIET
 from tuna_nb.views.points import By, Row, Table
 from tuna_nb.views.sheets import Sheet
 
@@ -373,7 +373,7 @@ def _html(c: Chart) -> str:
     notes = "".join(f'<div style="{QUIET}">{escape(note)}</div>' for note in c.sheet.notes)
     caption = f'<div style="{QUIET}">{escape(c.caption)}</div>'
     if not c.sheet.rows:
-        return f'<div style="{FONT}">{title}{notes}</div>'
+        return f'<div {PLAIN} style="{FONT}">{title}{notes}</div>'
     drawn = [i for i, name in enumerate(c.sheet.columns) if name]
     rows = [[row[i] for i in drawn] for row in c.sheet.rows[:MOST_LINES]]
     table = plain_table([c.sheet.columns[i] for i in drawn], rows)
@@ -381,7 +381,7 @@ def _html(c: Chart) -> str:
     folded = f"<summary>the numbers: {len(c.sheet.rows)} rows{left}</summary>"
     opened = " open" if len(rows) <= _OPEN else ""
     return (
-        f'<div style="{FONT}">{title}{caption}{c.drawing}<details{opened}>{folded}'
+        f'<div {PLAIN} style="{FONT}">{title}{caption}{c.drawing}<details{opened}>{folded}'
         f'<div style="overflow-x:auto">{table}</div></details>{notes}</div>'
     )
 

@@ -19,6 +19,12 @@ _DERIVED = {
     "Bill": ("tokens", "usd_per_1000_requests", "usd_per_million_tokens"),
     "ProviderChecks": ("passed",),
     "RouterReport": ("is_current",),
+    "ColdStartReport": ("phase_names",),
+    "ProviderStarts": ("summaries",),
+    "LoadReport": ("resumed",),
+    "Figures": ("error_share",),
+    "Goodput": ("share",),
+    "Difference": ("seen", "worse", "said"),
     "MemoryNeed": ("bytes", "least_bytes"),
 }
 """By the name of the class, whose import would cost more than most verbs do."""
@@ -71,6 +77,14 @@ def frame(result: Any) -> pd.DataFrame | None:
         from tuna_nb.views.fit_rows import fit_rows
 
         return pd.DataFrame(fit_rows(result))
+    if type(result).__name__ == "ColdStartReport":
+        from tuna_nb.views.cold_start_sheet import cold_start_rows
+
+        return pd.DataFrame(cold_start_rows(result))
+    if type(result).__name__ in ("LoadReport", "Comparison", "RunList", "RowList"):
+        from tuna_nb.views import load_data
+
+        return load_data.frame(result)
     if type(result).__name__ == "Bill":
         return None if result.by == "backend" else _groups(result)
     if isinstance(result, list):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tuna_nb.catalog.listing import Priced, PriceList
 from tuna_nb.views import points
 from tuna_nb.views.charts import plain_table
-from tuna_nb.views.html import FONT, QUIET
+from tuna_nb.views.html import FONT, PLAIN, QUIET
 from tuna_nb.views.points import By
 from tuna_nb.views.sheets import Sheet
 
@@ -59,13 +59,13 @@ class PriceExplorer:
         title = f'<div style="font-weight:600">{escape(sheet.title)}</div>'
         notes = "".join(f'<div style="{QUIET}">{escape(note)}</div>' for note in sheet.notes)
         if not sheet.rows:
-            return f'<div style="{FONT}">{title}{notes}</div>'
+            return f'<div {PLAIN} style="{FONT}">{title}{notes}</div>'
         table = plain_table(list(sheet.columns), [list(row) for row in sheet.rows])
         # Its own name, so that a second one in the notebook finds its own place.
         name = f"tuna-{secrets.token_hex(4)}"
         plain = f'{title}<div style="overflow-x:auto">{table}</div>{notes}'
         script = f"<script>{_script(name, self.price_list)}</script>"
-        return f'<div data-tuna-explorer="{name}" style="{FONT}">{plain}</div>{script}'
+        return f'<div {PLAIN} data-tuna-explorer="{name}" style="{FONT}">{plain}</div>{script}'
 
     def widget(self) -> anywidget.AnyWidget:
         """The same as a live widget. Its `chosen` are the rows that pass the filters, in the order shown, as

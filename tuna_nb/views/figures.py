@@ -97,7 +97,7 @@ def rows(table: Table, look: Mapping[str, Style], frame: Frame, ranged: bool) ->
             traces.append(trace | (_range(style, found) if ranged else _bar(style, found)))
             of.append(gpu)
             pairs.append(found)
-    made = _layout(frame)
+    made = layout(frame)
     if len(compared) > 1:
         buttons = [
             _choice(
@@ -136,7 +136,7 @@ def rows(table: Table, look: Mapping[str, Style], frame: Frame, ranged: bool) ->
         "rangemode": "tozero", "title": {"text": frame.axes[compared[0]]}, "tickprefix": "$",
     }  # fmt: skip
     made["yaxis"] |= _window(table, first, lines) | {"showgrid": False, "zeroline": False}
-    return {"data": traces, "layout": made, "config": _CONFIG}
+    return {"data": traces, "layout": made, "config": CONFIG}
 
 
 def compared_by(table: Table) -> list[By]:
@@ -174,7 +174,7 @@ def memory(table: Table, look: Mapping[str, Style], frame: Frame) -> dict[str, A
             "textfont": {"color": TEXT},
         }
     )  # fmt: skip
-    made = _layout(frame)
+    made = layout(frame)
     if len(compared) > 1:
         buttons = [
             _choice(
@@ -202,7 +202,7 @@ def memory(table: Table, look: Mapping[str, Style], frame: Frame) -> dict[str, A
         "type": "log", "title": {"text": frame.axes[compared[0]]}, "tickvals": levels,
         "ticktext": [f"${level:g}" for level in levels],
     }  # fmt: skip
-    return {"data": traces, "layout": made, "config": _CONFIG}
+    return {"data": traces, "layout": made, "config": CONFIG}
 
 
 def history(
@@ -215,16 +215,16 @@ def history(
     several = len({gpu for gpu, _, _ in lines}) > 1
     traces = [
         {
-            "type": "scatter", "mode": "lines+markers", "name": _plain(f"{provider} {kind}"),
+            "type": "scatter", "mode": "lines+markers", "name": plain(f"{provider} {kind}"),
             "x": [at for at, _ in points], "y": [_short(usd) for _, usd in points], "visible": gpu == first,
             "line": {"shape": "hv", "color": look[gpu, provider, kind].colour, "dash": _dash(kind), "width": 2},
             "marker": {"symbol": look[gpu, provider, kind].shape, "size": 6},
-            "hovertemplate": f"<b>{_plain(provider)} {_plain(kind)}</b> {_plain(gpu)}<br>%{{x}}<br>"
+            "hovertemplate": f"<b>{plain(provider)} {plain(kind)}</b> {plain(gpu)}<br>%{{x}}<br>"
             "$%{y:.4g} per GPU-hour<extra></extra>",
         }
         for (gpu, provider, kind), points in lines.items()
     ]  # fmt: skip
-    made = _layout(frame)
+    made = layout(frame)
     made["height"] = 460
     made["xaxis"]["type"] = "date"
     made["yaxis"] |= {
@@ -234,10 +234,10 @@ def history(
         gpus = sorted({gpu for gpu, _, _ in lines})
         shown = [_choice(g, "restyle", [{"visible": [gpu == g for gpu, _, _ in lines]}]) for g in gpus]
         made["updatemenus"].append(_menu("dropdown", shown, gpus.index(first)))
-    return {"data": traces, "layout": made, "config": _CONFIG}
+    return {"data": traces, "layout": made, "config": CONFIG}
 
 
-_CONFIG: Final = {
+CONFIG: Final = {
     "displaylogo": False, "showSendToCloud": False, "plotlyServerURL": "",
     "modeBarButtonsToRemove": ["lasso2d", "select2d"],
 }  # fmt: skip
@@ -248,7 +248,7 @@ it is redrawn. JupyterLab tells it of a new width."""
 def _named(name: str, style: Style, bar: bool = False) -> dict[str, Any]:
     """A line of the legend that stands for all traces of its name."""
     return {
-        "type": "bar" if bar else "scatter", "name": _plain(name), "legendgroup": _plain(name),
+        "type": "bar" if bar else "scatter", "name": plain(name), "legendgroup": plain(name),
         "x": [None], "y": [None],
         "marker": {"color": style.colour} | ({} if bar else {"symbol": style.shape, "size": 10}),
     } | ({} if bar else {"mode": "markers"})  # fmt: skip
@@ -277,7 +277,7 @@ def _range(style: Style, found: Sequence[Sequence[Row | None]]) -> dict[str, Any
 def _points(name: str, style: Style, found: Sequence[Sequence[Row | None]], now: float) -> dict[str, Any]:
     symbols = [style.shape + ("-open" if _one(pair).offer.stale else "") for pair in found]
     return {
-        "type": "scatter", "name": _plain(name), "legendgroup": _plain(name), "showlegend": False,
+        "type": "scatter", "name": plain(name), "legendgroup": plain(name), "showlegend": False,
         "marker": {
             "color": style.colour, "size": 10, "line": {"width": 1.5, "color": style.colour}, "symbol": symbols,
         },
@@ -296,7 +296,7 @@ def _across(found: Sequence[Sequence[Row | None]], number: int, below: float = 1
 
 
 def _names(found: Sequence[Sequence[Row | None]], number: int) -> list[str]:
-    return ["" if (row := pair[number]) is None else _plain(row.gpu) for pair in found]
+    return ["" if (row := pair[number]) is None else plain(row.gpu) for pair in found]
 
 
 def _cheapest(table: Table, by: By, size: int) -> Row | None:
@@ -315,7 +315,7 @@ def _told(pair: Sequence[Row | None], now: float) -> list[str]:
             place_words(p) + count, per_hour(p.offer.price_per_hour_usd), all_in_words(p), seen_words(p, now),
             p.offer.source,
         ]  # fmt: skip
-    return [_plain(word) for word in words]
+    return [plain(word) for word in words]
 
 
 def _hover(number: int) -> str:
@@ -326,11 +326,11 @@ def _hover(number: int) -> str:
     )
 
 
-def _layout(frame: Frame) -> dict[str, Any]:
+def layout(frame: Frame) -> dict[str, Any]:
     line = {"gridcolor": _GRID, "linecolor": _GRID, "zerolinecolor": _GRID, "tickcolor": _GRID}
     return {
         "title": {
-            "text": f"<b>{_plain(frame.title)}</b>", "subtitle": {"text": _plain(frame.below)},
+            "text": f"<b>{plain(frame.title)}</b>", "subtitle": {"text": plain(frame.below)},
             "x": 0, "xanchor": "left", "xref": "container", "y": 1, "yanchor": "top", "yref": "container",
             "pad": {"t": 12}, "font": {"size": 15},
         },
@@ -361,7 +361,7 @@ def _menu(kind: str, buttons: list[dict[str, Any]], active: int) -> dict[str, An
 
 
 def _choice(label: str, method: str, args: list[Any]) -> dict[str, Any]:
-    return {"label": _plain(label), "method": method, "args": args}
+    return {"label": plain(label), "method": method, "args": args}
 
 
 def _window(table: Table, span: range, lines: int) -> dict[str, Any]:
@@ -371,7 +371,7 @@ def _window(table: Table, span: range, lines: int) -> dict[str, Any]:
     return {
         "range": [end - 0.4, span.start - 0.6],
         "tickvals": list(span),
-        "ticktext": [_plain(" ".join(k)) for k in table.keys[span.start : span.stop]],
+        "ticktext": [plain(" ".join(k)) for k in table.keys[span.start : span.stop]],
     }
 
 
@@ -398,6 +398,6 @@ def _short(usd: float) -> float:
     return float(f"{usd:.5g}")
 
 
-def _plain(words: str) -> str:
+def plain(words: str) -> str:
     """plotly reads tags in texts."""
     return escape(words, quote=False)

@@ -19,6 +19,8 @@ _COLOUR = {
     "plain": "inherit",
 }
 _SIGN = {"good": "✔", "bad": "✖", "busy": "…", "plain": ""}
+PLAIN = 'class="mathjax_ignore tex2jax_ignore"'
+"""On the outermost element: two dollar signs in a line would be read as a formula between them."""
 FONT = "font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:13px;line-height:1.5"
 QUIET = "opacity:.75"
 _LINE = "rgba(128,128,128,.35)"
@@ -29,7 +31,7 @@ _CELL = f"text-align:left;padding:2px 12px 2px 0;border-bottom:1px solid {_LINE}
 def render(sheet: Sheet) -> str:
     sign = f"{_SIGN[sheet.tone]} " if _SIGN[sheet.tone] else ""
     parts = [
-        f'<div style="{FONT}"><div style="font-weight:600;color:{_COLOUR[sheet.tone]}">'
+        f'<div {PLAIN} style="{FONT}"><div style="font-weight:600;color:{_COLOUR[sheet.tone]}">'
         f"{sign}{escape(sheet.title)}</div>",
         facts(sheet.facts),
     ]
@@ -73,7 +75,8 @@ def job_head(s: Snapshot, now: float) -> str:
         lines = [escape(s.error.message)] + ([f"hint: {escape(s.error.hint)}"] if s.error.hint else [])
         said = f'<div style="color:{_COLOUR[tone]}">' + "<br>".join(lines) + "</div>"
     return (
-        f'<div style="{FONT}"><span role="status" aria-live="polite"><b>{escape(s.name)}</b> {escape(s.verb)} '
+        f'<div {PLAIN} style="{FONT}">'
+        f'<span role="status" aria-live="polite"><b>{escape(s.name)}</b> {escape(s.verb)} '
         f'<span style="color:{_COLOUR[tone]};font-weight:600">{_SIGN[tone]} {escape(s.state)}</span></span>'
         f'<span style="{QUIET}"> {s.fraction:.0%} · {age(s.elapsed_s(now))}{step}</span>'
         f"{facts(s.facts)}{said}</div>"
@@ -84,7 +87,7 @@ def job(s: Snapshot, now: float) -> str:
     """A job that has ended, or one in a page that can't be live: the head and a log that folds away."""
     log = escape("\n".join(log_lines(s)))
     return (
-        f'{job_head(s, now)}<details style="{FONT}"><summary>{len(s.log)} log lines</summary>'
+        f'{job_head(s, now)}<details {PLAIN} style="{FONT}"><summary>{len(s.log)} log lines</summary>'
         f'<pre style="white-space:pre-wrap;margin:0">{log}</pre></details>'
     )
 

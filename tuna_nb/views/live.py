@@ -32,7 +32,8 @@ class JobView:
 
     _open: dict[str, JobView] = {}  # noqa: RUF012 - the views on the page, by job name
 
-    def __init__(self, job: Job, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, job: Job, clock: Callable[[], float] = time.time, *, blocks: bool = False) -> None:
+        """blocks: the cell waits for it, so that no button could be heard: an interrupt of the kernel is."""
         import ipywidgets as widgets
 
         self._job = job
@@ -49,9 +50,12 @@ class JobView:
             tooltip=f"Cancel {job.name} and remove what it has created",
         )
         self._cancel.on_click(lambda _button: job.cancel())
+        self._stop = self._cancel
+        if blocks:
+            self._stop = widgets.HTML(f'<span style="{html.FONT};{html.QUIET}">■ or I, I stops it</span>')
         self._log = widgets.HTML()
         row = widgets.HBox(
-            [self._head, self._cancel],
+            [self._head, self._stop],
             layout=widgets.Layout(justify_content="space-between", align_items="flex-start"),
         )
         self._box = widgets.VBox([row, self._bar, self._log])
@@ -112,7 +116,7 @@ class JobView:
         self._closed = True
         if JobView._open.get(self._job.name) is self:
             del JobView._open[self._job.name]
-        for widget in (self._head, self._bar, self._cancel, self._log, *self._box.children, self._box):
+        for widget in (self._head, self._bar, self._cancel, self._stop, self._log, *self._box.children, self._box):
             # A widget's layout and style are models of their own, and stay open when it closes.
             for model in (widget.layout, getattr(widget, "style", None), widget):
                 if model is not None:

@@ -14,6 +14,7 @@ from tuna_nb.costs.unserving import said
 
 if TYPE_CHECKING:
     from tuna_nb.backends.base import Check
+    from tuna_nb.benchmarks.cold_start import ColdStartReport
     from tuna_nb.benchmarks.story import Story
     from tuna_nb.catalog.fit import FitList
     from tuna_nb.catalog.listing import PriceList
@@ -226,9 +227,9 @@ def _jobs(jobs: tuple[JobRecord, ...], now: float) -> Sheet:
 
 
 def _story(s: Story, _now: float) -> Sheet:
-    whole = len(s.outcomes) - s.failed
-    start = s.outcomes[0].sent_at if s.outcomes else 0.0
-    facts = [("requests", str(len(s.outcomes))), ("answered whole", str(whole)), ("failed", str(s.failed))]
+    whole = len(s.rows) - s.failed
+    start = s.began_at
+    facts = [("requests", str(len(s.rows))), ("answered whole", str(whole)), ("failed", str(s.failed))]
     facts.append(("streams continued on another GPU", str(s.continued)))
     if s.median_ttft_s is not None:
         facts.append(("median time to first token", f"{s.median_ttft_s * 1000:.0f} ms"))
@@ -240,10 +241,10 @@ def _story(s: Story, _now: float) -> Sheet:
     ribbon = [s.ribbon[i : i + width] for i in range(0, len(s.ribbon), width)]
     rows = tuple((f"{max(0.0, at - start):.1f} s", text) for at, text in s.events)
     notes = ("who answered, request by request (░ serverless, █ spot, x nobody):", *ribbon)
-    errors = [f"request {o.number}: {o.error}" for o in s.outcomes if o.error][:5]
+    errors = [f"request {o.number}: {o.error}" for o in s.rows if o.error][:5]
     parts = [f"{x.role}: {x.hours * 3600:,.0f} s billed, {usd(x.usd)}, {x.requests} requests" for x in s.bill.sides]
     return Sheet(
-        f"failed = {s.failed} of {len(s.outcomes)} requests through a preemption without notice, "
+        f"failed = {s.failed} of {len(s.rows)} requests through a preemption without notice, "
         f"{s.continued} stream{'s' * (s.continued != 1)} continued",
         tuple(facts),
         ("when", "what happened"),
@@ -289,6 +290,24 @@ def _prices(p: PriceList, now: float) -> Sheet:
     return price_sheet(p, now)
 
 
+def _cold_start(r: ColdStartReport, now: float) -> Sheet:
+    from tuna_nb.views.cold_start_sheet import cold_start_sheet
+
+    return cold_start_sheet(r, now)
+
+
+def _load_test(result: Any, now: float) -> Sheet:
+    from tuna_nb.views import load_sheet
+
+    makers: dict[str, Callable[[Any, float], Sheet]] = {
+        "LoadReport": load_sheet.report_sheet,
+        "Comparison": load_sheet.comparison_sheet,
+        "RunList": load_sheet.list_sheet,
+        "RowList": load_sheet.rows_sheet,
+    }
+    return makers[type(result).__name__](result, now)
+
+
 _SHEETS: Final[Mapping[str, Callable[[Any, float], Sheet]]] = {
     "DeploymentStatus": _status,
     "Fleet": _fleet,
@@ -301,6 +320,11 @@ _SHEETS: Final[Mapping[str, Callable[[Any, float], Sheet]]] = {
     "JobRecords": _jobs,
     "Story": _story,
     "FitList": _fit,
+    "ColdStartReport": _cold_start,
+    "LoadReport": _load_test,
+    "Comparison": _load_test,
+    "RunList": _load_test,
+    "RowList": _load_test,
     "Removed": _removed,
     "Connection": _connection,
     "list": lambda _r, _now: Sheet("none"),

@@ -83,10 +83,10 @@ class Prompts:
 
 @dataclass(frozen=True, slots=True)
 class LoadSpec:
-    """One load test. It ends after `duration_s` of the schedule or `requests`, whichever is first; one is
-    given.
+    """One load test. It ends after `duration_s` of the schedule or after `requests`: one of them is given, and of a
+    trace perhaps neither.
 
-    warmup_s, warmup_requests: sent before, in no figure. seed: the same seed is the same schedule and the same
+    warmup_requests: sent before, in no figure. seed: the same seed is the same schedule and the same
     prompts, byte for byte. request_timeout_s: a request that is not over by then is a timeout. grace_s: how
     long what is under way may go on after the schedule's end, before it is stopped.
     """
@@ -106,7 +106,7 @@ class LoadSpec:
 class Lag:
     """How late the generator itself was. Seconds.
 
-    late_p99: from the scheduled time to the first byte's leaving. loop_p99, loop_max: its event loop's own
+    late_p99: from the scheduled time to when it takes the request up. loop_p99, loop_max: its event loop's own
     delay, by a probe every ten milliseconds. uvloop: whether it ran on uvloop. cpu: share of one core that it
     used.
     """

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from tuna_nb.backends.base import LogLine
-from tuna_nb.deployments import companion
+from tuna_nb.deployments.keeping import companion
 from tuna_nb.deployments.router_hosts.base import PROCESS, Prospect, RouterState
 from tuna_nb.errors import RouterError
 from tuna_nb.settings import Settings

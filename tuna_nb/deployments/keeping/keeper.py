@@ -4,11 +4,10 @@ of its fleet.
 Every look asks the providers what is up, writes it into the ledger with the router's load, and holds the budgets
 against that. Providers whose tokens expire (Cloud Run's live an hour) are asked for new ones; a fleet whose
 replicas can be addressed one by one is asked where they are. A loop of its own,
-`python -m tuna_nb.deployments.keeper DEPLOYMENT_ID`: it outlives the notebook, has the user's credentials, which
-the router must not have, and ends with the deployment. It goes by wall time and looks often, so that a laptop that
-slept catches up as it wakes; while it sleeps, the router goes by what it knows, and past that by the fleet's
-balancer.
-"""
+`python -m tuna_nb.deployments.keeping.keeper DEPLOYMENT_ID`: it outlives the notebook, has the user's
+credentials, which the router must not have, and ends with the deployment. It goes by wall time and looks often,
+so that a laptop that slept catches up as it wakes; while it sleeps, the router goes by what it knows, and past
+that by the fleet's balancer."""
 
 from __future__ import annotations
 
@@ -24,11 +23,11 @@ from typing import Final
 
 from tuna_nb.backends.base import Auth, State, Status
 from tuna_nb.costs.account import Zone, own_zone
-from tuna_nb.deployments.enforce import CLOSING_S, Enforcer
+from tuna_nb.deployments.keeping.enforce import CLOSING_S, Enforcer
+from tuna_nb.deployments.keeping.watch import CHARGES_EVERY_S, charges, look, resource_ref
 from tuna_nb.deployments.plan import ROUTER, SPOT, price_now
 from tuna_nb.deployments.request import DeployRequest
 from tuna_nb.deployments.router_client import RouterClient
-from tuna_nb.deployments.watch import CHARGES_EVERY_S, charges, look, resource_ref
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import StoreError, TunaError
 from tuna_nb.records import DeploymentRecord, ResourceRecord

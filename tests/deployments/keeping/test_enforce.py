@@ -11,9 +11,9 @@ import pytest
 
 from tests.deployments.lives import CorruptJournal, ask, deploy, destroy, parts, until
 from tests.deployments.receiver import receiving
-from tuna_nb.deployments import companion, webhook
-from tuna_nb.deployments.allowance import standings
-from tuna_nb.deployments.keeper import Keeper
+from tuna_nb.deployments.keeping import companion, webhook
+from tuna_nb.deployments.keeping.allowance import standings
+from tuna_nb.deployments.keeping.keeper import Keeper
 from tuna_nb.deployments.request import DeployRequest
 from tuna_nb.deployments.router_client import RouterClient
 from tuna_nb.deployments.scale import scale

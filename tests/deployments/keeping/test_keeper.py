@@ -13,8 +13,8 @@ import pytest
 from tests.deployments.lives import ask, deploy, destroy, kill_router, parts, until
 from tests.deployments.providers import Addressed, Expiring
 from tuna_nb.backends.base import Auth
-from tuna_nb.deployments import companion
-from tuna_nb.deployments.keeper import RETRY_S, Keeper, renew_at
+from tuna_nb.deployments.keeping import companion
+from tuna_nb.deployments.keeping.keeper import RETRY_S, Keeper, renew_at
 from tuna_nb.deployments.request import DeployRequest
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.settings import Settings

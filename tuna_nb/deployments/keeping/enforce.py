@@ -21,14 +21,14 @@ from tuna_nb.costs import budgets
 from tuna_nb.costs.account import Zone, own_zone
 from tuna_nb.costs.budgets import BEYOND, FULL, Standing
 from tuna_nb.costs.unserving import Unserving, said
-from tuna_nb.deployments import webhook
-from tuna_nb.deployments.allowance import standings
 from tuna_nb.deployments.destroy import destroy, remove_resource
+from tuna_nb.deployments.keeping import webhook
+from tuna_nb.deployments.keeping.allowance import standings
+from tuna_nb.deployments.keeping.silence import rule_of, unserving
 from tuna_nb.deployments.plan import ROUTER
 from tuna_nb.deployments.request import DeployRequest
 from tuna_nb.deployments.router_client import RouterClient
 from tuna_nb.deployments.scale import scale
-from tuna_nb.deployments.silence import rule_of, unserving
 from tuna_nb.deployments.tracking import live_job, take_over, tracked
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import ConflictError, TunaError

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.deployments.receiver import Receiver, receiving
-from tuna_nb.deployments import webhook
-from tuna_nb.deployments.webhook import TRIES, Webhook, kept, masked, read_url, signature, tell
+from tuna_nb.deployments.keeping import webhook
+from tuna_nb.deployments.keeping.webhook import TRIES, Webhook, kept, masked, read_url, signature, tell
 from tuna_nb.errors import RequestError
 from tuna_nb.secrets import Secrets
 from tuna_nb.settings import Settings

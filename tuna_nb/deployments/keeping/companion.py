@@ -16,7 +16,7 @@ import psutil
 from tuna_nb.errors import RouterError
 from tuna_nb.settings import Settings
 
-KEEPER = "tuna_nb.deployments.keeper"
+KEEPER = "tuna_nb.deployments.keeping.keeper"
 """The module that it runs."""
 STOP_TIMEOUT_S = 10
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.deployments.leftovers import settings_of
 from tuna_nb.costs import budgets
 from tuna_nb.costs.ledger import report
-from tuna_nb.deployments.enforce import Enforcer, _serverless_use
+from tuna_nb.deployments.keeping.enforce import Enforcer, _serverless_use
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.records import IntervalRecord
 

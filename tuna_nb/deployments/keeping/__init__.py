@@ -1,0 +1,1 @@
+"""Who looks after a deployment while no notebook is open: the ledger, budgets, what bills without serving."""
