@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -132,7 +133,9 @@ def test_an_empty_table_is_an_empty_dataframe_with_its_columns(shell: TestingShe
     assert shell.run("%tuna jobs").empty
 
 
-def test_anything_else_shows_itself_and_carries_its_data(there: TestingShell) -> None:
+def test_anything_else_shows_itself_and_carries_its_data(
+    there: TestingShell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     status = there.run("%tuna status --service-name served")
     assert isinstance(status, Shown)
     assert status.result.state == "running"
@@ -140,6 +143,11 @@ def test_anything_else_shows_itself_and_carries_its_data(there: TestingShell) ->
     assert set(bundle) == {"text/plain", "text/html"}
     assert bundle["text/plain"].startswith("served is running")
     assert repr(status) == bundle["text/plain"]
+    # Shown again an hour later, it is not an hour's running that was seen.
+    later = time.time() + 3600
+    with monkeypatch.context() as patch:
+        patch.setattr("time.time", lambda: later)
+        assert repr(status) == bundle["text/plain"]
     assert there.run("%tuna cost --service-name served").result.usd > 0
 
 

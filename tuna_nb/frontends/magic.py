@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import sys
+import time
 from argparse import Namespace
 from dataclasses import replace
 from typing import Any
@@ -214,8 +215,6 @@ class TunaMagics(Magics):
         return None
 
     def _logs(self, stream: Any) -> None:
-        import time
-
         from tuna_nb.jobs import LoopThread
 
         async def pump() -> None:
@@ -254,12 +253,14 @@ class Shown:
 
     def __init__(self, result: Any) -> None:
         self.result = result
+        # Shown again later, it still says how old things were when they were asked, not how old they would be.
+        self._asked_at = time.time()
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         from tuna_nb.views import html, text
         from tuna_nb.views.sheets import sheet
 
-        made = sheet(self.result)
+        made = sheet(self.result, self._asked_at)
         return {"text/plain": text.render(made), "text/html": html.render(made)}
 
     def _repr_html_(self) -> str:
@@ -305,8 +306,6 @@ class _JobHandle:
         if self._quiet:
             self._quiet = False
             return
-        import time
-
         from IPython.display import display
 
         from tuna_nb.views.live import static_bundle
