@@ -29,6 +29,7 @@ FLOORS = {
     "settings": 1,
     "errors": 1,
     "secrets": 1,
+    "tls": 1,
 }
 ALLOWED = {("backends", "catalog"), ("deployments", "costs")}
 """Adapters quote in the catalogue's words; the catalogue knows no adapter. Who watches a deployment writes its ledger;

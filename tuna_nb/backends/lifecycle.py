@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeVar
 
+from tuna_nb import tls
 from tuna_nb.errors import BackendError, ConflictError, UnclearError
 
 T = TypeVar("T")
@@ -58,7 +59,7 @@ async def knock(url: str, headers: Mapping[str, str]) -> None:
     """Ask for `url`: a request is what starts a container. Its answer is not waited for."""
     import httpx
 
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(verify=tls.trusted()) as http:
         with contextlib.suppress(httpx.HTTPError, TimeoutError):
             async with asyncio.timeout(_KNOCK_S):
                 await http.get(url, headers=dict(headers))

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from tuna_nb import tls
 from tuna_nb.backends.patience import Setback, patiently, retry_after_s
 from tuna_nb.errors import (
     BackendError,
@@ -127,7 +128,7 @@ class Api:
     def _client(self) -> httpx.AsyncClient:
         import httpx
 
-        return httpx.AsyncClient(timeout=self._timeout_s)
+        return httpx.AsyncClient(verify=tls.trusted(), timeout=self._timeout_s)
 
     def _json(self, answer: httpx.Response, what: str) -> Any:
         if not answer.content:

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
+from tuna_nb import tls
 from tuna_nb.errors import RequestError
 
 URL: Final = "https://huggingface.co"
@@ -37,7 +38,7 @@ async def access(model: str, token: str | None) -> Access:
     base = (os.environ.get("HF_ENDPOINT") or URL).rstrip("/")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        async with httpx.AsyncClient(timeout=_TIMEOUT_S, follow_redirects=True) as http:
+        async with httpx.AsyncClient(verify=tls.trusted(), timeout=_TIMEOUT_S, follow_redirects=True) as http:
             answer = await http.get(f"{base}/api/models/{model}", headers=headers)
             if answer.status_code == 200 and answer.json().get("gated"):
                 # The description is everybody's; a file is not.

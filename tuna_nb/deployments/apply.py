@@ -15,6 +15,7 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from tuna_nb import tls
 from tuna_nb.backends.base import Backend, Endpoint, Plan, Ref, State
 from tuna_nb.deployments.destroy import destroy
 from tuna_nb.deployments.keeping import companion
@@ -328,7 +329,7 @@ class _Apply:
         }
         end = time.monotonic() + ANSWER_TIMEOUT_S
         said = "nothing"
-        async with httpx.AsyncClient(timeout=ANSWER_TIMEOUT_S, trust_env=False) as client:
+        async with httpx.AsyncClient(verify=tls.trusted(), timeout=ANSWER_TIMEOUT_S, trust_env=False) as client:
             while True:
                 asked = asyncio.create_task(client.post(f"{url}/v1/chat/completions", json=body, headers=headers))
                 try:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tuna_nb import tls
 from tuna_nb.errors import RouterError
 
 SILENCE_S: Final = 10.0
@@ -81,7 +82,7 @@ class RouterClient:
         timeout = httpx.Timeout(self._timeout_s, read=SILENCE_S)
         try:
             async with (
-                httpx.AsyncClient(timeout=timeout, trust_env=False) as client,
+                httpx.AsyncClient(verify=tls.trusted(), timeout=timeout, trust_env=False) as client,
                 client.stream("GET", f"{self.url}/router/events", headers=headers) as answer,
             ):
                 if answer.status_code != 200:
@@ -103,7 +104,7 @@ class RouterClient:
         import httpx
 
         try:
-            async with httpx.AsyncClient(timeout=self._timeout_s, trust_env=False) as client:
+            async with httpx.AsyncClient(verify=tls.trusted(), timeout=self._timeout_s, trust_env=False) as client:
                 answer = await client.request(method, self.url + path, headers=self._headers, json=body)
         except httpx.HTTPError as e:
             raise self._unreachable(e) from e

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime
 from typing import Any, ClassVar, Final
 
+from tuna_nb import tls
 from tuna_nb.backends.azure import app as apps
 from tuna_nb.backends.azure import checks, states
 from tuna_nb.backends.azure import place as places
@@ -426,7 +427,7 @@ class AzureBackend(Backend):
         at = 0.0
         try:
             async with (
-                httpx.AsyncClient(timeout=patience) as http,
+                httpx.AsyncClient(verify=tls.trusted(), timeout=patience) as http,
                 http.stream("GET", url, params=params, headers={"Authorization": f"Bearer {token}"}) as answer,
             ):
                 if not answer.is_success:

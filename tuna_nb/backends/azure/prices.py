@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tuna_nb import tls
 from tuna_nb.backends.azure.app import PROFILES
 from tuna_nb.catalog import snapshot
 from tuna_nb.errors import BackendError
@@ -102,7 +103,7 @@ class Prices:
         params: dict[str, str] | None = {"api-version": "2023-01-01-preview", "$filter": query}
         items: list[dict[str, Any]] = []
         try:
-            async with httpx.AsyncClient(timeout=_TIMEOUT_S) as http:
+            async with httpx.AsyncClient(verify=tls.trusted(), timeout=_TIMEOUT_S) as http:
                 for _ in range(_MOST_PAGES):
                     answer = await http.get(url or "", params=params)
                     answer.raise_for_status()

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
+from tuna_nb import tls
 from tuna_nb.backends.base import (
     Auth,
     Backend,
@@ -297,7 +298,7 @@ class CerebriumBackend(Backend):
         import httpx
 
         said = ""
-        async with httpx.AsyncClient(timeout=60) as http:
+        async with httpx.AsyncClient(verify=tls.trusted(), timeout=60) as http:
             for number in range(3):
                 await asyncio.sleep(number * self._pace)
                 try:
@@ -344,7 +345,7 @@ class CerebriumBackend(Backend):
         import httpx
 
         end = time.monotonic() + _ROUTE_S
-        async with httpx.AsyncClient(timeout=5) as http:
+        async with httpx.AsyncClient(verify=tls.trusted(), timeout=5) as http:
             while time.monotonic() < end:
                 try:
                     if (await http.get(url)).status_code != 404:

@@ -24,6 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from tuna_nb import tls
 from tuna_nb.backends.base import (
     Auth,
     Backend,
@@ -368,7 +369,7 @@ class ModalBackend(Backend):
         """The status of its answer, None where there was none at once."""
         import httpx
 
-        async with httpx.AsyncClient() as http:
+        async with httpx.AsyncClient(verify=tls.trusted()) as http:
             try:
                 async with asyncio.timeout(self.probe_s):
                     return (await http.get(url, headers=dict(auth.headers))).status_code

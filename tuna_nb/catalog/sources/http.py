@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from tuna_nb import tls
 from tuna_nb.catalog.sources.base import changed
 from tuna_nb.errors import BackendError, CredentialsError
 
@@ -140,7 +141,7 @@ async def _ask(
 
     try:
         # httpx's own time-out begins anew with every byte that comes.
-        async with asyncio.timeout(timeout_s), httpx.AsyncClient(timeout=timeout_s) as http:
+        async with asyncio.timeout(timeout_s), httpx.AsyncClient(verify=tls.trusted(), timeout=timeout_s) as http:
             answer = await http.request(
                 "GET" if body is None else "POST", url, json=body, params=params, headers=headers
             )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urljoin, urlsplit
 
+from tuna_nb import tls
 from tuna_nb.deployments.connection import Connection
 from tuna_nb.errors import EngineError
 
@@ -47,7 +48,10 @@ async def first_token(link: Connection, timeout_s: float) -> FirstToken:
     }
     asked, said = 0, "nothing"
     try:
-        async with asyncio.timeout(timeout_s), httpx.AsyncClient(timeout=timeout_s, trust_env=False) as client:
+        async with (
+            asyncio.timeout(timeout_s),
+            httpx.AsyncClient(verify=tls.trusted(), timeout=timeout_s, trust_env=False) as client,
+        ):
             while True:
                 asked += 1
                 came = None

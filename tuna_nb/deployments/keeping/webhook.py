@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from tuna_nb import tls
 from tuna_nb.errors import RequestError
 from tuna_nb.secrets import Secrets, new_key
 
@@ -115,7 +116,7 @@ async def tell(
     import httpx
 
     with _unlogged(webhook.url):
-        async with httpx.AsyncClient(timeout=TIMEOUT_S, follow_redirects=False) as client:
+        async with httpx.AsyncClient(verify=tls.trusted(), timeout=TIMEOUT_S, follow_redirects=False) as client:
             return await _tell(client, webhook, {"text": text, "tuna": dict(fields)}, wall, sleep)
 
 

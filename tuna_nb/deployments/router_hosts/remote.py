@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol
 
+from tuna_nb import tls
 from tuna_nb.backends.base import LogLine
 from tuna_nb.deployments.router_hosts import wheel
 from tuna_nb.deployments.router_hosts.base import Prospect, RouterState
@@ -315,7 +316,7 @@ async def _answers(url: str) -> bool:
     import httpx
 
     with contextlib.suppress(httpx.HTTPError):
-        async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
+        async with httpx.AsyncClient(verify=tls.trusted(), timeout=5, trust_env=False) as client:
             return (await client.get(f"{url}/router/health")).status_code == 200
     return False
 
