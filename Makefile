@@ -2,33 +2,40 @@
 PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# The tests start hundreds of Pythons: without its bytecode kept, each would compile what it imports.
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-browser test-chaos test-real-engine test-cross-check rig lint format bench soak clean
+.PHONY: demo test test-e2e test-browser test-chaos test-real-engine test-cross-check rig lint format bench soak clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/tuna demo
 
-# Four files at a time: most of them wait for processes. Stages of their own, for the time they take:
-# `make test-browser test-chaos`.
+# Four files at a time: most of them wait for processes. What takes longer has a stage of its own, below.
+PYTEST := $(BIN)/python -m pytest -p no:nbmake
+SLOWER := e2e or browser or chaos or real_engine or rig or cross_check
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 4 --dist loadfile -m "not browser and not chaos and not real_engine and not rig and not cross_check" $(PYTEST_ARGS)
+	$(PYTEST) -n 4 --dist loadfile -m "not ($(SLOWER))" $(PYTEST_ARGS)
+
+# Whole deployments: from the command to the last process gone, routers on machines over SSH, notebooks executed.
+test-e2e: $(VENV)/.installed-test
+	$(PYTEST) -n 4 --dist loadfile -m e2e $(PYTEST_ARGS)
 
 # JupyterLab and Notebook 7 in a real headless Chromium.
 test-browser: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m browser $(PYTEST_ARGS)
+	$(PYTEST) -m browser $(PYTEST_ARGS)
 
 # Real processes killed under load, and at every line of a deploy.
 test-chaos: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m chaos $(PYTEST_ARGS)
+	$(PYTEST) -m chaos $(PYTEST_ARGS)
 
 # Real vLLM on CPU, in a venv of its own (2.5 GB on disk); see tests/real_engine/README.md.
 test-real-engine: $(VENV)/.installed-test
 	$(BIN)/python tests/real_engine/prepare.py
-	$(BIN)/python -m pytest -m real_engine $(PYTEST_ARGS) tests/real_engine
+	$(PYTEST) -m real_engine $(PYTEST_ARGS) tests/real_engine
 
 # Our load generator and aiperf on the same server of known speed; aiperf goes into an environment of its own (840 MB).
 test-cross-check: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m cross_check -s $(PYTEST_ARGS) tests/benchmarks/test_cross_check.py
+	$(PYTEST) -m cross_check -s $(PYTEST_ARGS) tests/benchmarks/test_cross_check.py
 
 # Real SkyPilot before a pretended AWS whose machines are namespaces of this one; as root; see tests/rig/README.md.
 # Each module has a cloud of its own, and waits half of the time: `make -j2 rig` for all of them.

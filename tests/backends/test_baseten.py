@@ -27,6 +27,8 @@ from tuna_nb.backends.baseten import child, push
 from tuna_nb.backends.baseten.backend import BasetenBackend
 from tuna_nb.errors import BackendError, CapacityError, CredentialsError, RequestError, UnclearError
 
+pytestmark = pytest.mark.e2e  # every deploy is a `truss push` in a process of its own
+
 REQUEST = ServiceRequest(
     deployment_id="0123456789",
     name="tuna-test-0123456789-serverless",

@@ -193,7 +193,11 @@ async def test_a_failed_build_is_told_in_its_own_words(cloud: FakeCerebrium, cas
     status = await case.backend.status(case.ref)
     assert status.state is State.FAILED
     assert "init_failure" in status.detail
-    assert not status.billing
+
+    async def ended() -> bool:
+        return not (await case.backend.status(case.ref)).billing
+
+    await case.until(ended, "the container that it tried is gone, and bills no more")
     # The same name again is another build of the same app.
     case.request = REQUEST
     endpoint = await case.deploy()

@@ -48,13 +48,13 @@ def test_equal_runs_show_no_difference() -> None:
 
 def test_the_interval_holds_the_true_ratio_in_95_of_100_pairs() -> None:
     held = 0
-    for seed in range(200):
+    for seed in range(80):
         a, b = (measure(many(400, normal(mean), 1000 * seed + i, tokens=1)) for i, mean in ((0, 0.1), (1, 0.11)))
         found = figure(compare(a, b, seed=seed), "p50 TTFT")
         assert found.low is not None
         assert found.high is not None
         held += found.low <= 0.1 <= found.high
-    assert 178 <= held <= 200
+    assert 70 <= held <= 80
 
 
 def test_the_same_runs_give_the_same_intervals() -> None:

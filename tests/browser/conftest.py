@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 
 from tests.browser.lab import CHROMIUM, JupyterServer, NotebookPage, chromium
@@ -36,6 +35,8 @@ def notebook7(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture
 def open_notebook(browser: Any, request: pytest.FixtureRequest) -> Iterator[Callable[..., NotebookPage]]:
     """open_notebook(server, [cell, ...]) or open_notebook(server, name="there.ipynb")."""
+    import nbformat
+
     pages: list[NotebookPage] = []
 
     def open_(server: JupyterServer, cells: list[str] | None = None, name: str | None = None, width: int = 1200):

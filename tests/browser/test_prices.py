@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 
 from tests.browser.conftest import SHOTS
@@ -216,6 +215,8 @@ def test_the_notebook_of_prices_runs_and_reads_in_both_themes(lab: JupyterServer
 def test_a_saved_explorer_goes_on_without_its_kernel_and_where_no_script_runs(
     lab: JupyterServer, browser: Any, open_notebook: Open, tmp_path: Path
 ) -> None:
+    import nbformat
+
     page = open_notebook(lab, [LISTS, "show(realistic())", "chart(realistic(), 'memory')"])
     page.run_all()
     page.output(2).locator(".js-plotly-plot .main-svg").first.wait_for()

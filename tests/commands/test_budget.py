@@ -20,6 +20,8 @@ from tuna_nb.deployments.keeping import companion
 from tuna_nb.settings import Settings
 from tuna_nb.store import Store
 
+pytestmark = pytest.mark.e2e
+
 Tuna = Callable[..., Done]
 DEAR = ("--option", "serverless_price_per_hour_usd=36000")
 """Ten dollars a second."""

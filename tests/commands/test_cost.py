@@ -15,6 +15,8 @@ from tuna_nb.errors import UsageError
 from tuna_nb.grammar.flags import BILL_GROUPS
 from tuna_nb.views import data
 
+pytestmark = pytest.mark.e2e
+
 Tuna = Callable[..., Done]
 BERLIN = ZoneInfo("Europe/Berlin")
 NOON = dt.datetime(2026, 3, 29, 12, tzinfo=BERLIN).timestamp()

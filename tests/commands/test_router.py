@@ -6,8 +6,12 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from tests.frontends.terminals import Done, Terminal
+
+pytestmark = pytest.mark.e2e
 
 DEPLOY = "deploy --model Qwen/Qwen3-0.6B --gpu L4 --serverless-provider local --service-name a"
 QUICK = "--option cold_start_s=0 --option boot_s=0"

@@ -8,6 +8,8 @@ import pytest
 
 from tests.frontends.terminals import Done, deploy_words
 
+pytestmark = pytest.mark.e2e
+
 Tuna = Callable[..., Done]
 
 

@@ -29,6 +29,8 @@ from tuna_nb.deployments.status import status
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import CancelledError, ConflictError, EngineError, RouterError, TunaError
 
+pytestmark = pytest.mark.e2e
+
 
 async def test_the_endpoint_answers_from_serverless_before_spot_is_there(
     workspace: Workspace, request_of: Make

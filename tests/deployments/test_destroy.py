@@ -32,6 +32,8 @@ from tuna_nb.deployments.status import status
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import BackendError
 
+pytestmark = pytest.mark.e2e
+
 Tuna = Callable[..., Done]
 
 

@@ -22,6 +22,8 @@ from tuna_nb.deployments.status import status
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import TunaError
 
+pytestmark = pytest.mark.e2e
+
 Make = Callable[..., DeployRequest]
 
 

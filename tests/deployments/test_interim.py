@@ -21,6 +21,8 @@ from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import CancelledError, RouterError
 from tuna_nb.settings import Settings
 
+pytestmark = pytest.mark.e2e
+
 Make = Callable[..., DeployRequest]
 
 

@@ -15,6 +15,8 @@ from tuna_nb.deployments.scale import scale, wake
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import ConflictError, RequestError
 
+pytestmark = pytest.mark.e2e
+
 Make = Callable[..., DeployRequest]
 
 

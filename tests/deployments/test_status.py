@@ -26,6 +26,8 @@ from tuna_nb.deployments.status import DeploymentStatus, status
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import BackendError
 
+pytestmark = pytest.mark.e2e
+
 Tuna = Callable[..., Done]
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 
 from tests.conftest import nothing_may_be_left
@@ -14,6 +13,8 @@ from tests.frontends.terminals import Terminal, deploy_words
 from tests.headless.notebooks import WIDGET, errors, execute, notebook, outputs, text
 from tests.views.pages import page
 from tuna_nb.views.charts import PLOTLY
+
+pytestmark = pytest.mark.e2e
 
 LOAD = "%tuna benchmark load-test --service-name nb --rate 40 --requests 80 --input-tokens 9 --output-tokens 3"
 
@@ -48,6 +49,8 @@ def kinds(made: Any, cell: int) -> list[set[str]]:
 
 
 def test_nothing_fails_and_no_widget_is_left_in_the_file(saved: Any) -> None:
+    import nbformat
+
     assert errors(saved) == []
     assert WIDGET not in nbformat.writes(saved)
 
@@ -80,5 +83,7 @@ def test_a_comparison_and_the_list_are_tables(saved: Any) -> None:
 
 
 def test_a_saved_notebook_of_one_run_stays_small(saved: Any, tmp_path: Path) -> None:
+    import nbformat
+
     cell = nbformat.v4.new_notebook(cells=[saved.cells[3]])
     assert len(nbformat.writes(cell)) < 150_000

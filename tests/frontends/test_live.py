@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import nbformat
 import psutil
 import pytest
 
@@ -20,6 +19,8 @@ from tests.conftest import nothing_may_be_left
 from tests.frontends.kernels import Kernel, started
 from tests.frontends.terminals import Terminal, deploy_words, until
 from tests.headless.notebooks import execute, notebook, outputs
+
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,8 @@ def test_a_terminal_is_redrawn_in_place(alive: Terminal) -> None:
 def test_a_notebook_that_a_tool_executes_gets_one_picture(
     alive: Terminal, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    import nbformat
+
     made = notebook("%load_ext tuna_nb", "%tuna status --service-name alive --live")
     execute(made, alive.folder, tmp_path_factory.mktemp("cwd"))
     (shown,) = [o["data"] for o in outputs(made, 1) if "data" in o]

@@ -16,6 +16,8 @@ from tuna_nb.costs.ledger import Seen, Terms, observe
 from tuna_nb.settings import Settings
 from tuna_nb.store import Store
 
+pytestmark = pytest.mark.e2e
+
 LOADED = "%load_ext tuna_nb"
 
 

@@ -17,6 +17,8 @@ from tests.conftest import nothing_may_be_left
 from tests.deployments.leftovers import live_names, processes_of
 from tests.frontends.terminals import MODEL, Done, Terminal, chat, deploy_words, until
 
+pytestmark = pytest.mark.e2e
+
 Tuna = Callable[..., Done]
 
 

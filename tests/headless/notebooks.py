@@ -6,15 +6,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-import nbformat
-from nbclient import NotebookClient
-
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def notebook(*cells: str) -> Any:
+    import nbformat  # two seconds, which whoever only collects this need not wait for
+
     made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
     made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     return made
@@ -22,6 +21,8 @@ def notebook(*cells: str) -> Any:
 
 def execute(made: Any, folder: Path, cwd: Path, mode: str | None = None, allow_errors: bool = False) -> Any:
     """Run every cell in a kernel of its own, whose data folder is `folder`; returns the notebook."""
+    from nbclient import NotebookClient
+
     environ = {k: v for k, v in os.environ.items() if not k.startswith("TUNA_")} | {"TUNA_DATA_DIR": str(folder)}
     if mode is not None:
         environ["TUNA_NB_MODE"] = mode

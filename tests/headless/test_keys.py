@@ -8,12 +8,14 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-import nbformat
 import psutil
+import pytest
 
 from tests.deployments.leftovers import processes_of
 from tests.frontends.terminals import MODEL, Done, Terminal, deploy_words
 from tests.headless.notebooks import execute, notebook
+
+pytestmark = pytest.mark.e2e
 
 CHAT = (
     f"client.chat.completions.create(model={MODEL!r}, "
@@ -54,6 +56,8 @@ def held_by(keys: dict[str, str], text: str) -> set[str]:
 
 
 def test_no_key_is_where_it_could_be_read(home: Terminal, tuna: Callable[..., Done], tmp_path: Path) -> None:
+    import nbformat
+
     folder = home.folder
     said = ""
 

@@ -12,14 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 
 from tests.conftest import nothing_may_be_left
 from tests.frontends.terminals import Done, Terminal, deploy_words
 from tests.headless.notebooks import NOTEBOOKS, WIDGET, errors, execute, notebook, outputs, text
 
-pytestmark = pytest.mark.timeout(480)  # whoever comes first executes every notebook
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(480),  # whoever comes first executes every notebook
+]
 
 DEPLOY = "%tuna " + " ".join(deploy_words("nb"))
 DESTROY = "%tuna destroy --service-name nb"
@@ -38,6 +40,8 @@ def nbmake(
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Every notebook of `notebooks/`, executed."""
+    import nbformat
+
     folder = tmp_path_factory.mktemp("notebooks")
     terminal = Terminal(folder / "data")
     copies = [Path(shutil.copy(path, folder)) for path in NOTEBOOKS]
@@ -54,6 +58,8 @@ def test_there_are_notebooks() -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
 def test_a_notebook_is_saved_without_outputs(path: Path) -> None:
+    import nbformat
+
     saved = nbformat.read(path, 4)
     nbformat.validate(saved)
     code = [c for c in saved.cells if c.cell_type == "code"]
@@ -63,6 +69,8 @@ def test_a_notebook_is_saved_without_outputs(path: Path) -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
 def test_an_example_runs_and_stays_small(executed: dict[str, Any], path: Path) -> None:
+    import nbformat
+
     made = executed[path.name]
     assert errors(made) == []
     saved = nbformat.writes(made)
@@ -134,6 +142,8 @@ def test_a_page_made_of_the_executed_quickstart_has_the_tables(executed: dict[st
 
 def test_nbmake_fails_a_notebook_whose_deploy_fails(home: Terminal, tmp_path: Path) -> None:
     """IPython's own UsageError is no error output: nbmake would pass these."""
+    import nbformat
+
     lines = (
         "%tuna deploy --model x --gpu L99",
         "%tuna lsit",
@@ -162,6 +172,8 @@ def test_an_error_is_a_real_error_output_of_two_lines(home: Terminal, tmp_path: 
 
 
 def test_headless_waits_and_prints_plain_lines_in_the_cell_that_asked(home: Terminal, tmp_path: Path) -> None:
+    import nbformat
+
     made = notebook(
         "%load_ext tuna_nb", DEPLOY, "%tuna logs --service-name nb", "df = %tuna list\nprint(len(df))", DESTROY
     )
@@ -200,6 +212,8 @@ def test_a_failed_live_output_says_why_in_the_saved_file(home: Terminal, tmp_pat
 def test_two_notebooks_and_a_terminal_at_once_lose_no_record(
     home: Terminal, tuna: Callable[..., Done], tmp_path: Path
 ) -> None:
+    import nbformat
+
     names = ["first", "second", "third"]
 
     def in_a_notebook(name: str) -> str:

@@ -27,6 +27,8 @@ from tuna_nb.commands.context import Context
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import BackendError, CancelledError, ConflictError, RequestError, TunaError
 
+pytestmark = pytest.mark.e2e
+
 QUICK = ("--scaledown-window", "0.3", "--option", "cold_start_s=0.2", "--option", "stop_grace_s=1")
 
 

@@ -16,6 +16,8 @@ from tests.deployments.leftovers import processes_of
 from tests.frontends.terminals import Done, Terminal, deploy_words, until
 from tuna_nb.benchmarks import rows as files
 
+pytestmark = pytest.mark.e2e
+
 Tuna = Callable[..., Done]
 QUICK = ("--requests", "60", "--rate", "30", "--output-tokens", "5", "--input-tokens", "20")
 

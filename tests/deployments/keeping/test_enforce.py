@@ -22,6 +22,8 @@ from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.records import EVERYTHING, BudgetRecord, DeploymentRecord, QuietRecord
 from tuna_nb.views.sheets import sheet
 
+pytestmark = pytest.mark.e2e
+
 Make = Callable[..., DeployRequest]
 DEAR = {"serverless_price_per_hour_usd": "36000", "spot_price_per_hour_usd": "0"}
 """Ten dollars a second."""

@@ -19,6 +19,8 @@ from tuna_nb.deployments.request import DeployRequest
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.settings import Settings
 
+pytestmark = pytest.mark.e2e
+
 Make = Callable[..., DeployRequest]
 
 

@@ -13,6 +13,8 @@ import pytest
 from tuna_nb.backends.skyserve.machines import SkyMachines, cluster_spec, remote_server
 from tuna_nb.errors import BackendError
 
+pytestmark = pytest.mark.e2e
+
 CHECK = """
 import json, sys
 import sky

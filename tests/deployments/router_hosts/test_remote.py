@@ -24,6 +24,8 @@ from tuna_nb.deployments.router_hosts.controller import ControllerHost
 from tuna_nb.deployments.router_hosts.vm import VmHost, cluster_name
 from tuna_nb.errors import RouterError
 
+pytestmark = pytest.mark.e2e
+
 ID = "feedbeef00"
 KEY, SECRET = "the-admin-key", "the-provider's-key"
 

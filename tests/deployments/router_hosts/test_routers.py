@@ -28,12 +28,16 @@ from tuna_nb.errors import RequestError
 from tuna_nb.views.data import plain
 from tuna_nb.views.sheets import sheet
 
+pytestmark = pytest.mark.e2e
+
 Make = Callable[..., DeployRequest]
 
 
 @pytest.fixture
-def elsewhere(workspace: Workspace, machines: OneMachine) -> Workspace:
+def elsewhere(workspace: Workspace, machines: OneMachine, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """The workspace, where SkyPilot has the one machine: this one, which the local cloud can be reached from."""
+    # The keepers, processes of their own, ask the real one: it would start its API server, and leave it running.
+    monkeypatch.setenv("SKYPILOT_API_SERVER_ENDPOINT", "http://127.0.0.1:9")
     for host in (ControllerHost(workspace.settings, machines), VmHost(workspace.settings, machines)):
         host.elsewhere = False  # type: ignore[misc]
         workspace._router_hosts[host.name] = host

@@ -16,6 +16,8 @@ from tuna_nb.deployments.router_client import RouterClient
 from tuna_nb.deployments.workspace import Workspace
 from tuna_nb.errors import RequestError, RouterError
 
+pytestmark = pytest.mark.e2e
+
 Make = Callable[..., DeployRequest]
 KEY = "its-own-admin-key"
 
