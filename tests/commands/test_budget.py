@@ -152,9 +152,15 @@ def test_a_budget_comes_with_the_deploy_and_holds_a_scaling_up(tuna: Tuna, own_d
     store.close()
     companion.stop(record.id)
     (note,) = tuna("budget", "list", "-o", "json").json["notes"]
-    assert "nobody looks after x now" in note
-    tuna("budget", "set", "--service-name", "x", "--limit", "1.5", "--per", "day", "--action", "scale-down")
-    until(lambda: companion.find(record.id, companion.KEEPER) is not None)  # as after the machine was off
+    assert note == "nobody looks after x now: `tuna status --service-name x` sees to it"
+    for words in (
+        ("status", "--service-name", "x"),
+        ("list",),
+        ("budget", "set", "--service-name", "x", "--limit", "1.5", "--per", "day", "--action", "scale-down"),
+    ):
+        companion.stop(record.id)  # as where the machine was off
+        tuna(*words)
+        until(lambda: companion.find(record.id, companion.KEEPER) is not None)
     refused = tuna("scale", "--service-name", "x", "--workers-max", "9", code=2).refusal[0]
     assert "scale x: its worst case is $" in refused
     tuna("scale", "--service-name", "x", "--concurrency", "8")

@@ -102,7 +102,7 @@ def listed(workspace: Workspace, service_name: str | None, zone: Zone = own_zone
         for record in (_covered(workspace, service_name) if found else ())
         if scopes & {record.id, EVERYTHING} and companion.find(record.id, companion.KEEPER) is None
     ]
-    notes = [f"nobody looks after {name} now: setting its budget again, or deploying it, does" for name in unheld]
+    notes = [f"nobody looks after {name} now: `tuna status --service-name {name}` sees to it" for name in unheld]
     return BudgetList(tuple(_row(workspace, b, now, zone) for b in found), notes=tuple(notes))
 
 

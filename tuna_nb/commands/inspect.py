@@ -1,4 +1,4 @@
-"""`status`, `list`, `logs`: looking, changing nothing."""
+"""`status`, `list`, `logs`: looking. All that they change is that whoever looks after a deployment is back."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tuna_nb.commands.live import board_of
 from tuna_nb.costs import meter
 from tuna_nb.deployments import reconcile
 from tuna_nb.deployments.board import Board
+from tuna_nb.deployments.keeping import companion
 from tuna_nb.deployments.keeping.watch import resource_ref
 from tuna_nb.deployments.plan import ROUTER
 from tuna_nb.deployments.status import DeploymentStatus, Fleet, LogStream
@@ -27,7 +28,9 @@ async def status(options: Namespace, context: Context) -> DeploymentStatus | Boa
     workspace = context.workspace
     if options.live:
         return board_of(workspace.settings, options.service_name)
-    return await status_of(workspace, workspace.store.deployment(options.service_name))
+    record = workspace.store.deployment(options.service_name)
+    await companion.revive(workspace.settings, [record])
+    return await status_of(workspace, record)
 
 
 async def list_(options: Namespace, context: Context) -> Fleet:
@@ -37,6 +40,7 @@ async def list_(options: Namespace, context: Context) -> Fleet:
         records = workspace.store.deployments([options.status])
         return Fleet(tuple(await asyncio.gather(*(status_of(workspace, r) for r in records))))
     records = [r for r in workspace.store.deployments(ACTIVE) if r.destroyed_at is None]
+    await companion.revive(workspace.settings, records)
     rows = await asyncio.gather(*(status_of(workspace, r) for r in records))
     found = await reconcile.orphans(workspace)
     return Fleet(

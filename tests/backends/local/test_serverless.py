@@ -18,16 +18,16 @@ pytestmark = pytest.mark.usefixtures("unclouded")
 
 
 async def test_a_request_is_held_through_the_cold_start_and_answered(shared: LocalBackend) -> None:
-    side = await deploy(shared, serverless("cold", options={"cold_start_s": "0.7"}))
+    side = await deploy(shared, serverless("cold", options={"cold_start_s": "1.5"}))
     assert await side.state() is State.IDLE
     began = time.monotonic()
     answer = await side.ask()
     assert answer.status_code == 200
     assert answer.json()["choices"][0]["text"] == " word"
-    assert time.monotonic() - began >= 0.7
+    assert time.monotonic() - began >= 1.5
     began = time.monotonic()
     assert (await side.ask()).status_code == 200
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 1.5
 
 
 async def test_it_listens_where_it_was_told_to(shared: LocalBackend) -> None:

@@ -3,8 +3,11 @@ deployment is there."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -123,6 +126,30 @@ async def test_a_process_of_its_own_does_it_and_ends_with_the_router(
     assert renewing(workspace, "r") == process, "there is one, however often it is deployed"
     await destroy(workspace, "r")
     assert not process.is_running()
+
+
+async def test_after_the_machine_was_off_there_is_one_again_however_many_look_at_once(
+    workspace: Workspace, request_of: Make
+) -> None:
+    record = await deploy(workspace, request_of("r"), until_spot=False)
+    first = renewing(workspace, "r")
+    assert first is not None
+    await asyncio.to_thread(companion.stop, record.id)
+    await companion.revive(workspace.settings, [replace(record, state="destroying")])
+    assert renewing(workspace, "r") is None, "it is being taken down"
+    await asyncio.gather(*(companion.revive(workspace.settings, [record]) for _ in range(8)))
+    second = renewing(workspace, "r")
+    assert second is not None
+    assert [p.pid for p in psutil.process_iter() if _is_one(p, record.id)] == [second.pid]
+    await destroy(workspace, "r")
+    await companion.revive(workspace.settings, [record])
+    assert renewing(workspace, "r") is None, "what is gone is not looked after"
+
+
+def _is_one(process: psutil.Process, deployment_id: str) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return deployment_id in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 async def test_it_keeps_the_bill_of_every_deployment_while_nobody_looks(

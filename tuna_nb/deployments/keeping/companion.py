@@ -4,16 +4,18 @@ credentials, which the router must not have. What it does is `keeper.py`."""
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from tuna_nb.errors import RouterError
+from tuna_nb.records import DeploymentRecord
 from tuna_nb.settings import Settings
 
 KEEPER = "tuna_nb.deployments.keeping.keeper"
@@ -33,6 +35,13 @@ async def ensure(settings: Settings, deployment_id: str) -> None:
         raise
 
 
+async def revive(settings: Settings, records: Iterable[DeploymentRecord]) -> None:
+    """Start those of running deployments that were on this machine and are gone, as after it was switched off."""
+    for record in records:
+        if record.state == "running" and record.destroyed_at is None and was_here(settings, record.id):
+            await ensure(settings, record.id)
+
+
 def was_here(settings: Settings, deployment_id: str) -> bool:
     """Whether it has run on this machine, with whose credentials it works."""
     return (settings.data_dir / "companions" / f"{deployment_id}.log").exists()
@@ -50,12 +59,14 @@ def end_of(settings: Settings, deployment_id: str) -> None:
 
 
 def _ensure(settings: Settings, deployment_id: str, log: Path) -> None:
-    if find(deployment_id, KEEPER) is not None:
-        return
-    # Its store and data folder are this process's, by whichever setting.
-    environment = {**os.environ, "TUNA_DATA_DIR": str(settings.data_dir)}
-    environment["TUNA_DATABASE_URL"] = settings.database_url
-    with log.open("ab") as out:
+    with log.open("ab") as lock, log.open("ab") as out:
+        # One at a time: two that find none would start two. What it starts does not inherit this lock, but `out`.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if find(deployment_id, KEEPER) is not None:
+            return
+        # Its store and data folder are this process's, by whichever setting.
+        environment = {**os.environ, "TUNA_DATA_DIR": str(settings.data_dir)}
+        environment["TUNA_DATABASE_URL"] = settings.database_url
         subprocess.Popen(
             [sys.executable, "-m", KEEPER, deployment_id],
             stdin=subprocess.DEVNULL,
