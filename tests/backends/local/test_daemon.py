@@ -276,6 +276,34 @@ async def test_shutdown_does_not_take_resources_with_it_unless_forced(backend: L
     assert await backend.list_owned() == []
 
 
+LEAVES = """
+import http.server, json, os, pathlib, psutil, sys
+class Asked(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200), self.send_header("content-length", "2"), self.end_headers(), self.wfile.write(b"{}")
+    def do_POST(self):
+        os._exit(0)
+server = http.server.HTTPServer(("127.0.0.1", 0), Asked)
+told = {"pid": os.getpid(), "create_time": psutil.Process().create_time(), "port": server.server_port, "token": "t"}
+(pathlib.Path(sys.argv[1]) / "cloud.json").write_text(json.dumps(told))
+print("up", flush=True)
+server.serve_forever()
+"""
+
+
+async def test_one_that_leaves_by_itself_as_it_is_told_to_is_as_well(backend: LocalBackend) -> None:
+    """And what it had, if anything, the next one ends."""
+    await deploy(backend, serverless("left"))
+    await kill_daemon(backend)
+    left = subprocess.Popen([sys.executable, "-c", LEAVES, str(backend.cloud.folder)], stdout=subprocess.PIPE)
+    assert left.stdout is not None
+    assert left.stdout.readline() == b"up\n"
+    await backend.cloud.shutdown(force=True)
+    assert left.wait(10) == 0
+    assert await backend.cloud.running() is None
+    assert await backend.list_owned() == []
+
+
 async def test_a_deploy_that_meets_a_leaving_daemon_is_taken_by_the_next(backend: LocalBackend) -> None:
     slow = await deploy(backend, spot("slow", flags="--ignore-sigterm", options={"stop_grace_s": "1"}))
     await slow.becomes(State.READY)

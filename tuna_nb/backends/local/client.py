@@ -88,15 +88,23 @@ class LocalCloud:
 
     async def shutdown(self, force: bool = False) -> None:
         """End the daemon and, with `force`, all its resources. Raises ConflictError where it still has some."""
-        if not await self._should_ask():
-            return
-        there = await self.ensure_running()
-        await self._call(there, "POST", "/shutdown", {"force": force}, DESTROY_TIMEOUT_S)
-        deadline = time.monotonic() + CALL_TIMEOUT_S
-        while there.is_alive:
-            if time.monotonic() > deadline:
-                raise BackendError(f"the local cloud's daemon (pid {there.pid}) does not end")
-            await asyncio.sleep(0.02)
+        import httpx
+
+        told = False
+        while not told and await self._should_ask():
+            there = await self.ensure_running()
+            try:
+                await self._call(there, "POST", "/shutdown", {"force": force}, DESTROY_TIMEOUT_S)
+                told = True
+            except httpx.TimeoutException as exc:
+                raise BackendError("the local cloud did not answer that it ends", f"see {self._log_path}") from exc
+            except (httpx.TransportError, wire.Leaving):
+                pass  # It was just leaving by itself: what it has left, if anything, the next one is told to end.
+            deadline = time.monotonic() + CALL_TIMEOUT_S
+            while there.is_alive:
+                if time.monotonic() > deadline:
+                    raise BackendError(f"the local cloud's daemon (pid {there.pid}) does not end")
+                await asyncio.sleep(0.02)
 
     # Resources
 
