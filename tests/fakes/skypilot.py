@@ -107,7 +107,8 @@ class FakeSkyPilot(FakeCloud):
     """controller: None, or the status of SkyServe's controller where it is not up. capacity: whether the cloud has
     spot machines. denied: the cloud refuses our credentials. offline: it does not reach the internet. sticks:
     services can't be removed but by a purge. up_s: so long `serve.up` takes. lost_races: so many controllers fail to be
-    launched, as they do beside another first launch on an AWS account."""
+    launched, as they do beside another first launch on an AWS account. unregistered: so many controllers do not tell of
+    their service within SkyPilot's minute; registers_late: they do a moment later."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,6 +123,8 @@ class FakeSkyPilot(FakeCloud):
         self.sticks = False
         self.no_rsync = False
         self.lost_races = 0
+        self.unregistered = 0
+        self.registers_late = False
         self.up_s = 0.02
         self.boot_s = 0.05
         self.scheme = "http://"
@@ -370,11 +373,20 @@ class FakeSkyPilot(FakeCloud):
         if name in self.services:
             raise RuntimeError("Failed to spin up the service. Please check the logs above for more details.")
         self.controller = "UP"
+        if self.unregistered:
+            self.unregistered -= 1
+            if self.registers_late:
+                self._run(self._register(name, task))
+            raise ValueError(f"Failed to register service {name!r} on the SkyServe controller. Reason:\n")
+        service = await self._register(name, task)
+        return [name, f"{self.scheme}127.0.0.1:{service.port}"]
+
+    async def _register(self, name: str, task: Any) -> Service:
         service = Service(name, task.to_yaml_config(), next(self._networks))
         self.services[name] = service
         await self._open_balancer(service)
         service.keeper = self._run(self._keep(service))
-        return [name, f"{self.scheme}127.0.0.1:{service.port}"]
+        return service
 
     async def _update(self, body: dict[str, Any]) -> None:
         self._controller_is_up()

@@ -18,7 +18,7 @@ from tests.fakes.faults import Fault
 from tests.fakes.skypilot import FakeSkyPilot
 from tuna_nb.backends.base import Check, Endpoint, Engine, Ref, SpotScaling, State
 from tuna_nb.backends.skyserve.backend import SkyServeBackend
-from tuna_nb.errors import BackendError, CapacityError, CredentialsError, RequestError, TunaError
+from tuna_nb.errors import BackendError, CapacityError, CredentialsError, RequestError, TunaError, UnclearError
 
 REF = Ref("skyserve", REQUEST.kind, REQUEST.name)
 KEPT_UP = SpotScaling(min_replicas=1, max_replicas=1)
@@ -87,6 +87,19 @@ async def test_a_launch_that_another_first_one_got_in_the_way_of_is_tried_once_m
     await backend.destroy(REF)
     cloud.lost_races = 2
     await refused(backend, CapacityError)
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_controller_that_registers_no_service_in_time_is_looked_for_and_tried_once_more(
+    late: bool, backend: SkyServeBackend, cloud: FakeSkyPilot
+) -> None:
+    """Seen with real SkyPilot on a machine with too much to do."""
+    cloud.unregistered, cloud.registers_late = 1, late
+    assert (await deploy(backend)).url
+    assert list(cloud.services) == [REF.name]
+    await backend.destroy(REF)
+    cloud.unregistered, cloud.registers_late = 2, False
+    assert "deploy again" in str((await refused(backend, UnclearError)).hint)
 
 
 async def test_a_quota_is_said_to_be_one(backend: SkyServeBackend, cloud: FakeSkyPilot) -> None:

@@ -43,7 +43,7 @@ from tuna_nb.backends.skyserve import task as tasks
 from tuna_nb.backends.skyserve.client import Client, Down, installed, synced
 from tuna_nb.backends.skyserve.keys import replica_key
 from tuna_nb.backends.skyserve.machines import CONTROLLER
-from tuna_nb.backends.skyserve.said import words
+from tuna_nb.backends.skyserve.said import Unregistered, words
 from tuna_nb.backends.skyserve.status import Service, services
 from tuna_nb.backends.tailing import merged
 from tuna_nb.catalog.offers import Offer, OfferKind
@@ -65,6 +65,8 @@ _UPDATE_S: Final = 300.0
 _GONE_S: Final = 1200.0
 _KNOWN_S: Final = 120.0
 _SETTLES_S: Final = 30.0
+_LATE_S: Final = 45.0
+_LATE_LOOKS: Final = 9
 _FRESH_S: Final = 3600.0
 _LOOK: Final = "`sky serve status` shows it"
 _HEALTH: Final = "/health"
@@ -135,12 +137,22 @@ class SkyServeBackend(Backend):
                 return sky.serve.up(made, service_name=request.name)
 
             self._unsettled[request.name] = time.monotonic()
-            await self._sky.rent(f"creating {request.name}", up, within_s=_UP_S)
+            what = f"creating {request.name}"
+            try:
+                await self._sky.rent(what, up, within_s=_UP_S)
+            except Unregistered:
+                if (late := await self._registers_late(request.name)) is not None:
+                    return late
+                try:
+                    await self._sky.rent(what, up, within_s=_UP_S)
+                except Unregistered as still:
+                    raise UnclearError(still.message, still.hint) from still
             return await self._known(request.name)
 
         try:
             found = await create_once(lambda: self._registered(request.name), create, pace=self._pace)
         except UnclearError:
+            self._unsettled[request.name] = time.monotonic()  # when it ended: it may appear from now on
             raise
         except BackendError:
             self._unsettled.pop(request.name, None)
@@ -346,6 +358,14 @@ class SkyServeBackend(Backend):
 
     async def _take_down(self, cluster: str) -> None:
         await self._sky.ask(f"taking {cluster} down", lambda sky: sky.down(cluster), within_s=_GONE_S)
+
+    async def _registers_late(self, name: str) -> Service | None:
+        """What a controller has registered after SkyPilot gave it up; None where it seems to be dead."""
+        for _ in range(_LATE_LOOKS):
+            await asyncio.sleep(_LATE_S / _LATE_LOOKS * self._pace)
+            if (found := await self._registered(name)) is not None:
+                return found
+        return None
 
     def _may_appear(self, name: str) -> bool:
         """A creation that was broken off may register its service a little later."""

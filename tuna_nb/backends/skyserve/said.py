@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from tuna_nb.backends.patience import Setback, retry_after_s
 from tuna_nb.backends.skyserve.accounts import SERVER, server
-from tuna_nb.errors import BackendError, CapacityError, CredentialsError, NotFoundError, TunaError
+from tuna_nb.errors import BackendError, CapacityError, ConflictError, CredentialsError, NotFoundError, TunaError
 
 INSTALL: Final = "pip install 'tuna-nb[spot]'"
 SIGN_IN: Final = {
@@ -34,6 +34,13 @@ _CREDENTIALS: Final = frozenset(
 )
 _LOST: Final = frozenset({"ConnectionError", "Timeout", "ChunkedEncodingError", "ContentDecodingError"})
 """Of `requests`: the answer never came, or broke off."""
+
+
+class Unregistered(BackendError):
+    """SkyServe's controller did not register the service within the minute that SkyPilot gives it.
+
+    Seen on a machine with too much to do; the controller may be dead, or a little late.
+    """
 
 
 def setback(exc: BaseException, what: str) -> Setback:
@@ -110,6 +117,12 @@ def _definite(names: list[str], told: str, what: str) -> TunaError:
         return BackendError(message, "SkyServe's controller does not answer: sky status -r shows it")
     if "RequestCancelled" in names:
         return BackendError(f"skyserve: {what} was cancelled at SkyPilot's API server", "try again")
+    if "failed to register service" in low or "failed to wait for service initialization" in low:
+        return Unregistered(
+            message, "its machine may have too much to do: deploy again; serverless goes on serving"
+        )
+    if "is already running. please specify a different name" in low:
+        return ConflictError(message)
     if "does not exist" in low or "cannot find service" in low:
         return NotFoundError(message)
     return BackendError(message, "SkyPilot's own words are above; `sky api logs` has more")
