@@ -60,8 +60,11 @@ def end_of(settings: Settings, deployment_id: str) -> None:
 
 def _ensure(settings: Settings, deployment_id: str, log: Path) -> None:
     with log.open("ab") as lock, log.open("ab") as out:
-        # One at a time: two that find none would start two. What it starts does not inherit this lock, but `out`.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            # Two that find none would start two. What is started does not inherit this lock, but `out`.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return  # somebody is just seeing to it
         if find(deployment_id, KEEPER) is not None:
             return
         # Its store and data folder are this process's, by whichever setting.
