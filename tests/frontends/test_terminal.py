@@ -386,6 +386,36 @@ def test_an_interrupt_at_any_moment_leaves_nothing(home: Terminal, delay_s: floa
     nothing_may_be_left(home.folder)
 
 
+STRUCK_IN_A_DESTRUCTOR = """
+import os, signal, sys
+
+class Struck:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{number})
+
+class AtImportOf:
+    def find_spec(self, name, path=None, target=None):
+        if name == "tuna_nb.jobs":
+            sys.meta_path.remove(self)
+            Struck()
+
+sys.meta_path.insert(0, AtImportOf())
+from tuna_nb.frontends.terminal import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_an_interrupt_that_python_itself_drops_is_no_less_heard(home: Terminal, number: str) -> None:
+    """Whatever strikes while a destructor runs, Python shows and forgets."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", STRUCK_IN_A_DESTRUCTOR.format(number=number), *deploy_words("deaf", "--wait", boot_s=60)],
+        env=home.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    home.finish(process, 130, timeout_s=30)
+    nothing_may_be_left(home.folder)
+
+
 def test_without_wait_a_deploy_returns_when_the_endpoint_answers(home: Terminal, tuna: Tuna) -> None:
     status = tuna(*deploy_words("soon", "-o", "json", boot_s=60)).json
     assert status["state"] == "running"

@@ -17,14 +17,16 @@ from tuna_nb import grammar
 from tuna_nb.errors import CancelledError, TunaError, UsageError
 from tuna_nb.frontends.pages import page
 
+SENT_AGAIN_S = 0.02
+
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code: 0, 1 for a failure, 2 for bad usage, 130 for Ctrl-C."""
     words = sys.argv[1:] if words is None else words
     verbose = "-v" in words or "--verbose" in words
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _interrupt)
+        _listen()
+        sys.unraisablehook = _again_if_swallowed
     try:
         code = _answer(words, verbose)
         # Here and not while Python ends, where nobody could catch it.
@@ -151,11 +153,26 @@ def _fail(error: TunaError, verbose: bool) -> int:
     return error.exit_code
 
 
+def _listen() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+
+
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     """SIGTERM undoes a half-made deploy just as Ctrl-C does; an impatient second one does not stop the undoing."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+def _again_if_swallowed(unraisable: Any) -> None:
+    """Where an interrupt strikes inside a destructor or a weak reference's callback (every import has some), Python
+    drops it: it is sent again a moment later, since here, too, it would be dropped."""
+    if unraisable.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(unraisable)
+        return
+    _listen()
+    threading.Timer(SENT_AGAIN_S, os.kill, (os.getpid(), signal.SIGTERM)).start()
 
 
 if __name__ == "__main__":
