@@ -20,10 +20,6 @@ _TRAILER: Final = re.compile(
     rb"(?i:(?!transfer-encoding:|content-length:|host:))[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*"
 )
 _LINE, _DATA, _CRLF, _TRAILERS = range(4)
-_MOST_SIZES: Final = 4096
-chunk_lengths: Final[dict[bytes, int]] = {}
-"""By the first four bytes of a chunk whose size has two or three digits, the length of the whole chunk with its
-framing; of those that were read."""
 THREE_DIGITS: Final = 0x100 + len(b"100\r\n\r\n")
 """The length of the shortest chunk whose size has three digits, with its framing."""
 
@@ -33,9 +29,11 @@ def chunk_of(payload: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(payload), payload)
 
 
-def payloads_of(chunks: list[bytes]) -> list[bytes]:
-    """What whole chunks carry whose sizes have two or three digits."""
-    return [chunk[4 if len(chunk) < THREE_DIGITS else 5 : -2] for chunk in chunks]
+def size_line(total: int) -> bytes:
+    """How a whole chunk of `total` bytes, framing included, begins if its size has two or three digits; else how
+    none does."""
+    size = total - len(b"\r\n\r\n") - (2 if total < THREE_DIGITS else 3)
+    return b"%x\r\n" % size if 0x10 <= size < 0x1000 else b"\n"
 
 
 class BadFraming(Exception):
@@ -79,8 +77,6 @@ class ChunkedBody:
                 size = chunk_size(data[:line_end])
                 if size and len(data) == line_end + size + 4 and data.endswith(b"\r\n"):
                     # One read, one chunk: how engines write their tokens.
-                    if 2 <= line_end <= 3 and len(chunk_lengths) < _MOST_SIZES:
-                        chunk_lengths[data[:4]] = line_end + size + 4
                     self.payload = data[line_end + 2 : -2]
                     self.raw = data
                     return

@@ -7,10 +7,10 @@ when it may serve the next request. It has one timer, which the handler may use 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
 from enum import Enum
-from functools import partial
 from http import HTTPStatus
 from typing import Final, Protocol
 
@@ -87,10 +87,10 @@ class ClientConnection(asyncio.Protocol):
         "_state",
         "_transport",
         "closing",
+        "descriptor",
         "head",
         "last_one",
         "length",
-        "put",
         "read_paused",
         "timer",
         "write_paused",
@@ -125,10 +125,10 @@ class ClientConnection(asyncio.Protocol):
         self.length: int | None = 0
         """Of the request's body; None for a chunked one."""
         self.timer = wheel.timer(self._timer_fired)
-        self.put: Callable[[bytes], int] = len
-        """Writes to the client at once; returns how much it took, and raises OSError where that is nothing.
-        The rest is `put_rest`'s. Goes past the loop's transport, whose queue would cost a token's way more
-        than the writing, and is therefore in use only while that queue is empty."""
+        self.descriptor = -1
+        """Where to write to the client at once; what `os.write` does not take, or raises OSError for, is for
+        `put_rest`. Past the loop's transport, whose queue would cost a token's way more than the writing, and
+        therefore only while that queue is empty: then negative."""
 
     def __repr__(self) -> str:
         return f"<ClientConnection {self._state.value}>"
@@ -141,9 +141,10 @@ class ClientConnection(asyncio.Protocol):
         self._put_all(data)
 
     def put_rest(self, rest: bytes) -> None:
-        """What `put` did not take. From now on all goes through the transport, which knows when that was sent."""
-        self.put = self._queue
-        self._transport.write(rest)
+        """What was not taken at once. From now on all goes through the transport, which knows when it is sent."""
+        self.descriptor = -1
+        if not self._transport.is_closing():
+            self._transport.write(rest)
 
     def finish(self, *, keep: bool = True) -> None:
         """The answer is complete; `keep` is False where only the connection's end ends it."""
@@ -291,13 +292,14 @@ class ClientConnection(asyncio.Protocol):
         """asyncio's."""
         self._transport = transport  # type: ignore[assignment]
         sock = None if transport.get_extra_info("sslcontext") else transport.get_extra_info("socket")
-        self.put = partial(os.write, sock.fileno()) if sock is not None else self._queue
+        if sock is not None:
+            self.descriptor = sock.fileno()
         self._owner.add(self)
         self.timer.set(KEEP_ALIVE_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio's."""
-        self.put = len  # before anything else: the descriptor's number may soon be another client's
+        self.descriptor = -1  # before anything else: its number may soon be another client's
         self._owner.discard(self)
         self._state = _CLOSED
         self.timer.clear()
@@ -330,16 +332,13 @@ class ClientConnection(asyncio.Protocol):
     # Writing
 
     def _put_all(self, data: bytes) -> None:
-        try:
-            sent = self.put(data)
-        except OSError:
-            sent = 0  # it takes nothing now, or is gone: the transport finds out which
+        sent = 0
+        if self.descriptor >= 0:
+            # Where it takes nothing now, or is gone, the transport finds out which.
+            with contextlib.suppress(OSError):
+                sent = os.write(self.descriptor, data)
         if sent != len(data):
             self.put_rest(data[sent:])
-
-    def _queue(self, data: bytes) -> int:
-        self._transport.write(data)
-        return len(data)
 
     # Reading
 

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from tuna_router.books.meter import Tokens
 from tuna_router.books.series import Histogram
 from tuna_router.dataplane.account import usage_of
-from tuna_router.dataplane.chunked import END, payloads_of
+from tuna_router.dataplane.chunked import END
 from tuna_router.dataplane.client import ClientConnection
 from tuna_router.dataplane.connection import BackendLost, Connection
 from tuna_router.dataplane.response_head import ResponseHead
@@ -293,10 +293,8 @@ class Stream:
         """Record what took the shortcut."""
         source = self.source
         if source is not None and source.kept:
-            pieces = payloads_of(source.kept)
-            self._progress += len(pieces)
-            self.told_bytes += sum(map(len, pieces))
-            self._recorder.took(pieces)
+            self._progress += len(source.kept)
+            self.told_bytes += self._recorder.took(source.kept)
             self.inter_token.add_between(self._last_at, source.kept_at)
             self._last_at = source.kept_at[-1]
             source.kept, source.kept_at = [], []

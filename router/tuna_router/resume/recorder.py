@@ -118,12 +118,13 @@ class Recorder:
             return _NEVER, b""
         return self._head, self._end
 
-    def took(self, pieces: list[bytes]) -> None:
-        """Ordinary events were passed on unseen."""
-        part = self._part
-        self._parts += [piece[part] for piece in pieces]
+    def took(self, parts: list[bytes]) -> int:
+        """Ordinary events were passed on unseen; returns how many bytes they were. `parts` is what they had between
+        beginning and end."""
+        self._parts += parts
         if len(self._parts) > _PACK_PARTS:
             self._pack()
+        return sum(map(len, parts)) + len(parts) * (len(self._head) + len(self._end))
 
     def end(self) -> bytes:
         """The body came to its framed end; returns what may still be sent. A stream without a finish is broken."""

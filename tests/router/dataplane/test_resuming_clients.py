@@ -140,3 +140,49 @@ async def test_a_hundred_megabytes_go_through_either_way(
             got += len(piece)
     assert got == size
     assert counted(router) == {}
+
+
+def token_of(text: str, **more: object) -> bytes:
+    """As vLLM writes one token."""
+    choice = {"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": None}
+    chunk = {"id": "c-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+    return b"data: " + json.dumps(chunk | more, separators=(",", ":")).encode() + b"\n\n"
+
+
+async def test_tokens_of_every_length_reach_the_client_one_by_one_and_all_are_known_when_the_stream_breaks(
+    start_backend: StartBackend, start_router: StartRouter
+) -> None:
+    """Through sizes of two, three and four digits; half way the events begin as before and end in another way."""
+    texts = [f"{n} " + "x" * n for n in [*range(140), *range(3890, 3930)]]
+    events = [token_of("", role="assistant"), *[token_of(text, tier=1) for text in texts]]
+    events += [token_of(text, tier=12) for text in reversed(texts)]
+    most_kept = 0
+    read = asyncio.Queue[None]()
+
+    async def tells(wire: Wire, seen: Seen) -> None:
+        await wire.stream_head()
+        for event in events:
+            await wire.chunk(event)
+            await read.get()  # so that each is read by itself
+        wire.reset()
+
+    async def ends(wire: Wire, seen: Seen) -> None:
+        await wire.stream_head()
+        await wire.chunk(token_of("!").replace(b'"finish_reason":null', b'"finish_reason":"stop"'))
+        await wire.raw(b"0\r\n\r\n")
+
+    serverless = await start_backend(ends)
+    router = await start_router(serverless, await start_backend(tells))
+    reader, writer = await router.raw(json.dumps(BODY | {"max_tokens": 5000}).encode(), path="/v1/chat/completions")
+    await reader.readuntil(b"\r\n\r\n")
+    for event in events:
+        size = int(await reader.readuntil(b"\r\n"), 16)
+        assert await reader.readexactly(size) == event
+        await reader.readexactly(2)
+        most_kept = max(most_kept, *(len(each.kept) for each in router.router.core.upstream.connections))
+        read.put_nowait(None)
+    await reader.readuntil(b"0\r\n\r\n")
+    writer.close()
+    assert most_kept > 100, "hardly one was read on its way"
+    (asked,) = [seen.json() for seen in serverless.seen]
+    assert asked["messages"][-1] == {"role": "assistant", "content": "".join([*texts, *reversed(texts)])}
