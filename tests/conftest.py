@@ -22,6 +22,10 @@ REQUIRED = frozenset(os.environ.get("TUNA_TEST_REQUIRE", "").split())
 """Marks whose tests may not be skipped: where this is set, a skip is a failure."""
 
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what runs in its background like that, and children inherit it: theirs is a terminal's.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ACCOUNTS = (
     "AWS_",
     "AZURE_",
