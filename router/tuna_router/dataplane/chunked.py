@@ -20,8 +20,6 @@ _TRAILER: Final = re.compile(
     rb"(?i:(?!transfer-encoding:|content-length:|host:))[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*"
 )
 _LINE, _DATA, _CRLF, _TRAILERS = range(4)
-THREE_DIGITS: Final = 0x100 + len(b"100\r\n\r\n")
-"""The length of the shortest chunk whose size has three digits, with its framing."""
 
 
 def chunk_of(payload: bytes) -> bytes:
@@ -29,11 +27,13 @@ def chunk_of(payload: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(payload), payload)
 
 
-def size_line(total: int) -> bytes:
-    """How a whole chunk of `total` bytes, framing included, begins if its size has two or three digits; else how
-    none does."""
-    size = total - len(b"\r\n\r\n") - (2 if total < THREE_DIGITS else 3)
-    return b"%x\r\n" % size if 0x10 <= size < 0x1000 else b"\n"
+def size_line(total: int) -> bytes | None:
+    """How one whole chunk of `total` bytes, framing included, begins; None where none has so many."""
+    for digits in range(1, 9):
+        line = b"%x\r\n" % max(total - digits - 4, 0)
+        if len(line) == digits + 2 and line != b"0\r\n":
+            return line
+    return None
 
 
 class BadFraming(Exception):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuna_router.dataplane.chunked import BadFraming, ChunkedBody
+from tuna_router.dataplane.chunked import BadFraming, ChunkedBody, chunk_of, size_line
 
 
 def framed(pieces: list[bytes]) -> bytes:
@@ -71,3 +71,10 @@ def test_a_chunk_that_was_announced_absurdly_long_can_not_be_closed() -> None:
     body = ChunkedBody()
     body.feed(b"ffffffff\r\nabc")
     assert body.closing() is None
+
+
+def test_the_length_of_a_whole_chunk_tells_how_it_begins() -> None:
+    lengths = {len(chunk_of(b"x" * size)): size for size in range(1, 70_000)}
+    for total in range(max(lengths) + 1):
+        size = lengths.get(total)
+        assert size_line(total) == (None if size is None else b"%x\r\n" % size), total
