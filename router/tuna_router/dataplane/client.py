@@ -7,7 +7,6 @@ when it may serve the next request. It has one timer, which the handler may use 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Callable
 from enum import Enum
@@ -334,9 +333,10 @@ class ClientConnection(asyncio.Protocol):
     def _put_all(self, data: bytes) -> None:
         sent = 0
         if self.descriptor >= 0:
-            # Where it takes nothing now, or is gone, the transport finds out which.
-            with contextlib.suppress(OSError):
+            try:
                 sent = os.write(self.descriptor, data)
+            except OSError:
+                sent = 0  # it takes nothing now, or is gone: the transport finds out which
         if sent != len(data):
             self.put_rest(data[sent:])
 
