@@ -26,6 +26,9 @@ CLOUD = "aws"
 SERVERLESS = "serverless"
 NOTICED_S = 15.0
 """A machine that is gone without a word is noticed in about five seconds; these two cores are busy."""
+UNANSWERED_S = 30.0
+"""So long a request waits for the first byte of a spot engine that took it and says nothing (the router's
+`spot_first_byte_timeout_s`), as one may that is ended just then."""
 REACHABLE = ("--option", f"listen={GATEWAY}")
 """The serverless side where the machines of the cloud reach it, as a provider's is."""
 
@@ -87,6 +90,11 @@ class Load:
     def longest(self, since: float) -> float:
         """Seconds of the slowest answer among those sent since."""
         return max((each.took_s for each in self.answers if each.sent >= since), default=0.0)
+
+    def slow(self, since: float) -> list[str]:
+        """Who answered late, when it was asked and how long that took, of those sent since."""
+        late = [each for each in self.answers if each.sent >= since and each.took_s > NOTICED_S]
+        return [f"{each.backend}: sent after {each.sent - since:.1f} s, took {each.took_s:.1f} s" for each in late]
 
     async def _run(self) -> None:
         headers = {"Authorization": f"Bearer {self.key}"}
