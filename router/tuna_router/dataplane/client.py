@@ -127,7 +127,7 @@ class ClientConnection(asyncio.Protocol):
         self.descriptor = -1
         """Where to write to the client at once; what `os.write` does not take, or raises OSError for, is for
         `put_rest`. Past the loop's transport, whose queue would cost a token's way more than the writing, and
-        therefore only while that queue is empty: then negative."""
+        therefore only while that queue is empty; negative otherwise, and where there is no plain socket (TLS)."""
 
     def __repr__(self) -> str:
         return f"<ClientConnection {self._state.value}>"
