@@ -26,7 +26,6 @@ from tuna_router.dataplane.headers import PRIORITY, own_lines, request_id_of
 from tuna_router.dataplane.queued import full, queued
 from tuna_router.dataplane.refuse import refuse
 from tuna_router.dataplane.request_head import RequestHead
-from tuna_router.dataplane.resuming import SILENCE_S
 from tuna_router.envelope import error_body
 from tuna_router.fleet.live import LiveBackend
 from tuna_router.fleet.replicas import Replica, with_replicas
@@ -40,6 +39,8 @@ from tuna_router.told.access_log import REFUSED, Entry
 _log = logging.getLogger("tuna_router")
 BUDGET_S: Final = 1.0
 """Between two looks at what was counted."""
+LISTEN_S: Final = 1.0
+"""Between two looks for requests that have fallen silent."""
 
 
 class Router:
@@ -67,17 +68,17 @@ class Router:
         self.on_loopback = False
         """True when no other machine reaches it; set by the server."""
         self.core.fleet.on_move = self._move
-        self.core.fleet.on_silence = self._leave_the_silent
-        self.core.on_open = self._listen_for_silence
         self.core.on_gone = self._forget
         self.core.on_replicas = self._take_replicas
         self._taking: set[asyncio.Future[None]] = set()
         self._sweeper = self.core.wheel.timer(self._sweep)
+        self._listener = self.core.wheel.timer(self.leave_the_silent)
         self._budget_timer = self.core.wheel.timer(self._check_budget)
 
     async def start(self) -> None:
         """Begin to watch the spot backends."""
         self._sweep()
+        self.leave_the_silent()
         self._check_budget()
         await self._watchers.follow(self.core.fleet.spots)
 
@@ -217,18 +218,14 @@ class Router:
             changed = dataclasses.replace(self.core.settings, backends=backends)
             self._own(asyncio.create_task(self.configure(changed)))
 
-    def _listen_for_silence(self, backend: LiveBackend) -> None:
-        """Requests failed there: see whether others have fallen silent."""
-        self._leave_the_silent(backend)
-        self.core.wheel.timer(lambda: self._leave_the_silent(backend)).set(SILENCE_S)
-
-    def _leave_the_silent(self, backend: LiveBackend) -> None:
-        """A probe failed, or requests did. A stream that says nothing from one such time to the next goes on
-        elsewhere: an engine that is told to end may leave its streams open and silent (vLLM 0.32 does)."""
+    def leave_the_silent(self) -> None:
+        """A request whose backend is in doubt and says nothing goes on elsewhere: an engine that is told to end may
+        leave its streams open and silent, and keep what it had accepted (vLLM 0.32 does)."""
         for connection in list(self.connections):
             handler = connection.handler
             if isinstance(handler, Exchange):
-                handler.leave_if_silent(backend)
+                handler.leave_if_silent()
+        self._listener.set(LISTEN_S)
 
     async def put_budget(self, limit: Limit | None) -> None:
         """From now on this budget, kept before this returns."""

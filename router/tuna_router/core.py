@@ -74,8 +74,6 @@ class Core:
         self.wheel = Wheel(clock=clock)
         self.events = Events(clock, wall, self.wheel.timer, Snapshots(self).take)
         self.access_log: AccessLog | None = None
-        self.on_open: Callable[[LiveBackend], None] | None = None
-        """Told when the circuit of a backend opens."""
         self.on_gone: Callable[[LiveBackend], None] | None = None
         """Told of a replica that has not been there for long."""
         self.on_replicas: Callable[[str, Sequence[Replica]], None] | None = None
@@ -155,8 +153,6 @@ class Core:
         """The circuit of a backend opened or closed."""
         told = {"backend": backend.name, "circuit": circuit.value, "reason": backend.last_error}
         self.events.publish("breaker", told)
-        if circuit is Circuit.OPEN and self.on_open is not None:
-            self.on_open(backend)
 
     def _take(self, settings: Settings) -> None:
         self.settings = settings

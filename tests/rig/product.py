@@ -26,9 +26,6 @@ CLOUD = "aws"
 SERVERLESS = "serverless"
 NOTICED_S = 15.0
 """A machine that is gone without a word is noticed in about five seconds; these two cores are busy."""
-UNANSWERED_S = 30.0
-"""So long a request waits for the first byte of a spot engine that took it and says nothing (the router's
-`spot_first_byte_timeout_s`), as one may that is ended just then."""
 REACHABLE = ("--option", f"listen={GATEWAY}")
 """The serverless side where the machines of the cloud reach it, as a provider's is."""
 

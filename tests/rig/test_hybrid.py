@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.frontends.terminals import Terminal
-from tests.rig.product import NOTICED_S, SERVERLESS, SPOT, UNANSWERED_S, Service, nothing_left
+from tests.rig.product import NOTICED_S, SERVERLESS, SPOT, Service, nothing_left
 from tests.rig.rig import Rig
 
 pytestmark = [pytest.mark.timeout(1500), pytest.mark.parametrize("rig", ["consolidated"], indirect=True)]
@@ -36,9 +36,7 @@ def test_spot_carries_the_traffic_while_there_is_any_and_no_request_fails(rig: R
         rig.wait("another machine is there", lambda: [each for each in rig.instances() if each.spot], 300)
         rig.wait("spot carries all traffic", lambda: load.only(SPOT), 720)
         rig.say(f"slowest answer: {load.longest(taken):.1f} s")
-        # Those that were under way as the machine went; whoever comes later waits for nobody.
-        assert len(load.slow(taken)) <= load.clients, load.slow(taken)
-        assert load.longest(taken) < UNANSWERED_S + NOTICED_S, load.slow(taken)
+        assert load.longest(taken) < NOTICED_S, load.slow(taken)
         rig.say(
             f"taken away {time.monotonic() - taken:.0f} s ago; {len(load.answers)} answers, {dict(load.sides(1e9))}"
         )

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.frontends.terminals import Terminal
-from tests.rig.product import NOTICED_S, REACHABLE, SPOT, UNANSWERED_S, Service, nothing_left, remote_routers
+from tests.rig.product import NOTICED_S, REACHABLE, SPOT, Service, nothing_left, remote_routers
 from tests.rig.rig import Rig
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.parametrize("rig", ["controlled"], indirect=True)]
@@ -49,9 +49,7 @@ def test_a_router_on_the_controller_serves_while_who_deployed_it_sleeps(rig: Rig
             rig.wait("another machine is there", lambda: [each for each in rig.instances() if each.spot], 400)
             rig.wait("spot carries all traffic again", lambda: load.only(SPOT), 400)
             rig.say(f"slowest answer: {load.longest(slept):.1f} s")
-            # Those that were under way as the machine went; whoever comes later waits for nobody.
-            assert len(load.slow(slept)) <= load.clients, load.slow(slept)
-            assert load.longest(slept) < UNANSWERED_S + NOTICED_S, load.slow(slept)
+            assert load.longest(slept) < NOTICED_S, load.slow(slept)
             rig.wait(f"it has slept for {ASLEEP_S:g} s", lambda: time.monotonic() > slept + ASLEEP_S, ASLEEP_S)
         rig.wait("the status knows of the other replica", lambda: len(service.ready()) == 1, 120, every_s=15)
     assert load.wrong == []

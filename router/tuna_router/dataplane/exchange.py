@@ -13,10 +13,11 @@ from tuna_router.admission import Ticket
 from tuna_router.books.meter import Outcome
 from tuna_router.core import STOPPED, Core
 from tuna_router.dataplane.account import Account, Reader, begins_with_an_error, usage_of
+from tuna_router.dataplane.again import is_late, may_be_sent_again
 from tuna_router.dataplane.chunked import END, chunk_of
 from tuna_router.dataplane.client import ClientConnection
 from tuna_router.dataplane.connection import Connection
-from tuna_router.dataplane.forward import Failed, Forward, Refused, asks_for_a_stream, patience
+from tuna_router.dataplane.forward import FELL_SILENT, Failed, Forward, Refused, asks_for_a_stream, patience
 from tuna_router.dataplane.headers import own_lines
 from tuna_router.dataplane.outgoing import begun_request, whole_request
 from tuna_router.dataplane.relay import Relay
@@ -278,7 +279,8 @@ class Exchange:
         # The last backend: a kept connection may have been closed just then, as that of another may have been
         # before it, or another replica behind the same address may answer.
         again = isinstance(failure, Failed) and failure.again and self._second_chance and not self._waiting
-        if self._streams or not self._may_be_sent_again(failure, again):
+        somewhere = bool(self._waiting) or again
+        if self._streams or not may_be_sent_again(core, self.head, failure, self._attempts, somewhere=somewhere):
             self._give_up()
         elif again:
             self._second_chance = False
@@ -287,17 +289,6 @@ class Exchange:
             self._again = asyncio.get_running_loop().call_later(_SECOND_CHANCE_PAUSE_S, self._next)
         else:
             self._next()
-
-    def _may_be_sent_again(self, failure: Refused | Failed, again: bool) -> bool:
-        """After this failure. What reached nobody, or a backend that is no more, loads none."""
-        core = self.core
-        if isinstance(failure, Failed) and not failure.sent:
-            return True
-        if self.head.once or self._attempts >= core.settings.max_attempts:
-            return False
-        if isinstance(failure, Failed) and failure.gone:
-            return True
-        return not (self._waiting or again) or core.retries.take(core.meter.requests.started)
 
     # Relay
 
@@ -383,10 +374,17 @@ class Exchange:
                 self.account.attempt.close(Outcome.CANCELLED, self.core.clock())
             self._plan()
 
-    def leave_if_silent(self, backend: LiveBackend) -> None:
-        """This backend does not answer its probes."""
-        if self._resuming is not None and self._resuming.backend is backend:
-            self._resuming.leave_if_silent()
+    def leave_if_silent(self) -> None:
+        """Go on elsewhere, if the backend is in doubt and says nothing."""
+        attempt, now = self.account.attempt, self.core.clock()
+        if attempt is None or not attempt.in_doubt:
+            return
+        if self._resuming is not None:
+            self._resuming.leave_if_silent(now)
+        elif self._forward is not None and not self._streams and is_late(attempt.backend, self._pieces):
+            core, elsewhere = self.core, self.core.fleet.is_any_well(self._waiting, self.wish)
+            if elsewhere and may_be_sent_again(core, self.head, FELL_SILENT, self._attempts, somewhere=True):
+                self._forward.leave_if_silent(now)
 
     def _done(self, broken: str | None, error_seen: bool) -> None:
         """The answer is over; its last bytes are about to be sent."""

@@ -18,6 +18,8 @@ from tuna_router.dataplane.route import Route
 from tuna_router.dataplane.upstream import Upstream
 from tuna_router.settings import BackendSettings, Kind, Settings
 
+SILENCE_S: Final = 3.0
+"""So long a backend may say nothing to a request where others have failed; a busy engine pauses for less."""
 _MOST_TURNS: Final = 20
 """Browsers' limit; Modal sends a request on once in 150 s."""
 _STREAM: Final = re.compile(rb'"stream"\s*:\s*true')
@@ -68,6 +70,9 @@ class Failed:
     def kind(self) -> str:
         """One of few words, for counting."""
         return "timeout" if self.timed_out else self.reason
+
+
+FELL_SILENT: Final = Failed("it has fallen silent, as others have failed there", gone=True)
 
 
 class Sender(Protocol):
@@ -124,6 +129,7 @@ class Forward:
         "_connection",
         "_dial",
         "_dialling",
+        "_doubted_at",
         "_pieces",
         "_raw",
         "_sender",
@@ -147,6 +153,8 @@ class Forward:
         self._dial: tuple[Upstream, Route, float] | None = None
         """How it was started, where the backend may send it elsewhere."""
         self._turns = 0
+        self._doubted_at = 0.0
+        """When its backend was first in doubt, since it last said something; 0 when it was not."""
         self.more = more
         """True while the rest of the request's body is still to come, by `write`."""
 
@@ -180,6 +188,14 @@ class Forward:
         """Its time is over without a byte."""
         self.cancel()
         self._sender.failed(Failed(f"no byte in {seconds:g} s", gone=False, timed_out=True))
+
+    def leave_if_silent(self, now: float) -> None:
+        """Its backend is in doubt: give up, if it was so `SILENCE_S` ago."""
+        if not self._doubted_at:
+            self._doubted_at = now
+        elif now - self._doubted_at >= SILENCE_S:
+            self.cancel()
+            self._sender.failed(FELL_SILENT)
 
     # The connection's listener
 
@@ -241,6 +257,7 @@ class Forward:
         body.append(piece)
         self._raw.append(connection.raw)
         self._size += len(piece)
+        self._doubted_at = 0.0
         retryable = head.is_retryable
         if connection.ended:
             self._connection = None

@@ -13,9 +13,10 @@ from typing import Final, Protocol
 from tuna_router.books.meter import Outcome
 from tuna_router.core import Core
 from tuna_router.dataplane.account import Account
+from tuna_router.dataplane.again import is_late
 from tuna_router.dataplane.client import ClientConnection
 from tuna_router.dataplane.connection import Connection
-from tuna_router.dataplane.forward import Failed, Forward, Refused, stream_patience_s
+from tuna_router.dataplane.forward import FELL_SILENT, SILENCE_S, Failed, Forward, Refused, stream_patience_s
 from tuna_router.dataplane.outgoing import rest_request
 from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.dataplane.response_head import ResponseHead
@@ -25,8 +26,6 @@ from tuna_router.policy import Wish
 from tuna_router.resume.ask import Ask, context_length_of, refuses_token_ids
 from tuna_router.resume.plan import Closing, Continuation, Refusal
 
-SILENCE_S: Final = 3.0
-"""So long a stream may say nothing where others have failed; a busy engine pauses for less."""
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 2.0
 
@@ -117,15 +116,22 @@ class Resuming:
         else:
             self.stream.leave("its machine is going")
 
-    def leave_if_silent(self) -> None:
+    def leave_if_silent(self, now: float) -> None:
         """Its backend is in doubt: go on elsewhere, if nothing was said since a doubt `SILENCE_S` ago."""
-        stream, now = self.stream, self._exchange.core.clock()
-        if stream.source is None or self._exchange.client.write_paused:
+        stream = self.stream
+        if self._forward is not None:
+            core, wish = self._exchange.core, self._exchange.wish
+            may_be_tried = self._attempts < core.settings.max_attempts and core.fleet.is_any_well(
+                self._waiting, wish
+            )
+            if may_be_tried and is_late(self._backend, [self._body]):
+                self._forward.leave_if_silent(now)
+        elif stream.source is None or self._exchange.client.write_paused:
             return
-        if stream.progress != self._heard_then:
+        elif stream.progress != self._heard_then:
             self._heard_then, self._doubted_at = stream.progress, now
-        elif now - self._doubted_at >= SILENCE_S:
-            stream.leave("it has fallen silent, as others have failed there")
+        elif now - self._doubted_at >= SILENCE_S and stream.may_go_on and not self._exchange.head.once:
+            stream.leave(FELL_SILENT.reason)
 
     def stop(self) -> None:
         """The router ends now."""

@@ -64,6 +64,16 @@ class Attempt:
         """True until it is closed."""
         return self._open
 
+    @property
+    def in_doubt(self) -> bool:
+        """True when others failed at its backend, which has not answered since, or when nobody is known to be there
+        any more: it was lost since this began, or taken off the list."""
+        backend = self.backend
+        if backend.open_until or backend.removed:
+            return True
+        machine = backend.machine
+        return machine is not None and (machine.epoch != self.epoch or machine.state is SpotState.COLD)
+
     def close(self, outcome: Outcome, now: float, model: str = "") -> None:
         """It ended; whoever asked for it is charged its share of what the backend costs."""
         if self._open:
@@ -100,6 +110,8 @@ class LiveBackend(BackendView):
         """False once it has refused to tell token ids."""
         self.context_length: int | None = None
         """In tokens, where a refusal has named it."""
+        self.removed = False
+        """True once it was taken off the list; what runs there may run on."""
         self.noticed = asyncio.Event()
         """Set when it was announced that its machine will be taken away."""
         self._warm_since = 0.0
@@ -140,6 +152,11 @@ class LiveBackend(BackendView):
     def cooling(self) -> bool:
         """True for a while after failures, and a short while after it said that it has no room."""
         return self._clock() < max(self.open_until, self.busy_until)
+
+    @property
+    def is_well(self) -> bool:
+        """True when nothing speaks against it: a closed circuit, and READY where it is spot."""
+        return not self.open_until and self.state in (None, SpotState.READY)
 
     @property
     def circuit(self) -> Circuit:
@@ -271,8 +288,6 @@ class Fleet:
     def __init__(self, meter: Meter, ledger: Ledger) -> None:
         self.on_move: Callable[[LiveBackend], None] | None = None
         """Told when a backend's machine is about to go: what still runs there must move now."""
-        self.on_silence: Callable[[LiveBackend], None] | None = None
-        """Told of each failed probe of a backend on which something still runs."""
         self.on_circuit: Callable[[LiveBackend, Circuit], None] | None = None
         """Told when the circuit of a backend opens or closes."""
         self._meter = meter
@@ -328,6 +343,10 @@ class Fleet:
         """Whether this backend may not have this request now, though it is in its plan."""
         return backend.machine is None and holds_serverless_back(self._views, wish, self._rules)
 
+    def is_any_well(self, backends: Iterable[LiveBackend], wish: Wish) -> bool:
+        """Whether one of these may have this request now, and nothing speaks against it."""
+        return any(each.is_well and not self.holds_back(each, wish) for each in backends)
+
     def configure(self, settings: Settings) -> None:
         """Take a new list of backends over."""
         kept = self._backends
@@ -363,7 +382,9 @@ class Fleet:
             if (balancer := self._backends.get(name)) is not None:
                 balancer.tell(NoneLeft())
         self._tell_at = 0.0
-        self._removed_ready_s += _most_ready(b for b in kept.values() if b not in self._order)
+        for backend in kept.values():
+            backend.removed = backend not in self._order
+        self._removed_ready_s += _most_ready(b for b in kept.values() if b.removed)
 
     def traffic(self) -> None:
         """A client request arrived: every spot fleet is wanted."""

@@ -82,8 +82,6 @@ async def _act_when_due(core: Core, backend: LiveBackend) -> None:
             backend.last_probe_at = core.meter.wall()
             backend.last_probe_error = reason
             backend.tell(ProbePassed(epoch) if reason is None else ProbeFailed(epoch, reason))
-            if reason is not None and backend.in_flight and core.fleet.on_silence is not None:
-                core.fleet.on_silence(backend)
             continue
         wait_s = _LONGEST_SLEEP_S
         if machine.next_at is not None:
