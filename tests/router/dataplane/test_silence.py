@@ -123,6 +123,21 @@ async def test_one_look_is_not_enough(
     assert (await first).headers["x-tuna-backend"] == "spot"
 
 
+async def test_a_short_silence_is_none(
+    start_backend: StartBackend,
+    start_router: StartRouter,
+    looks: Callable[[Running], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forward, "SILENCE_S", 3600.0)
+    engine = Ending()
+    router, _ = await both(engine, start_backend, start_router)
+    first = await asked(router, engine, stream=True)
+    looks(router)
+    engine.goes_on.set()
+    assert (await first).headers["x-tuna-backend"] == "spot"
+
+
 async def test_no_engine_is_left_that_nothing_speaks_against(
     start_backend: StartBackend, start_router: StartRouter, looks: Callable[[Running], None]
 ) -> None:
@@ -244,6 +259,23 @@ async def test_a_stream_that_has_begun_goes_on_elsewhere_from_where_it_fell_sile
     first = asyncio.create_task(ask(router, messages=[{"role": "user", "content": "first"}]))
     await engine.took.wait()
     await router.complete(stream=True, prompt="second")
+    looks(router)
+    assert whole(await first) == TEXT
+    assert counted(router) == {"exact": 1}
+
+
+async def test_a_stream_that_has_begun_leaves_serverless_as_well(
+    start_backend: StartBackend, start_router: StartRouter, looks: Callable[[Running], None]
+) -> None:
+    engine = Ending(begun=True)
+    backends = [
+        {"name": "a", "kind": "serverless", "url": (await start_backend(engine)).url},
+        {"name": "b", "kind": "serverless", "url": (await start_backend(good)).url, "weight": 0},
+    ]
+    router = await start_router(backends=backends, cooldown_s=60)
+    first = asyncio.create_task(ask(router, messages=[{"role": "user", "content": "first"}]))
+    await engine.took.wait()
+    assert whole(await ask(router)) == TEXT
     looks(router)
     assert whole(await first) == TEXT
     assert counted(router) == {"exact": 1}
