@@ -116,7 +116,7 @@ class Router:
             self._log_refusal(head, request_id, 413, None)
             client.answer(413, body, own_lines(b"", 0, request_id))
             return None
-        admitted = admit(core, head.key)
+        admitted = admit(core, head)
         if isinstance(admitted, Refusal):
             return self._refuse(client, head, request_id, admitted)
         if isinstance(admitted, LiveKey):

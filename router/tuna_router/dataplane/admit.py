@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tuna_router.admission import Ticket
 from tuna_router.core import Core
+from tuna_router.dataplane.request_head import RequestHead
 from tuna_router.envelope import error_body
 from tuna_router.keys.live import LiveKey
 from tuna_router.refusal import Refusal
@@ -18,15 +19,15 @@ def unauthorized(presented: bool) -> Refusal:
     return Refusal(401, body, b"www-authenticate: Bearer\r\n")
 
 
-def admit(core: Core, key: bytes | None) -> Ticket | LiveKey | Refusal:
+def admit(core: Core, head: RequestHead) -> Ticket | LiveKey | Refusal:
     """A place for the request, to be left when it ends; or the answer that refuses it.
 
     Or, where there is no place, its key: the request may wait (`dataplane.queued`).
     """
-    live = core.guard.find(key)
+    live = core.guard.whose(head.digest)
     if live is None:
         core.meter.unauthorized += 1
-        return unauthorized(key is not None)
+        return unauthorized(head.key is not None)
     if live.limited:
         now = core.meter.clock()
         refusal = live.refusal(now, core.meter.wall())

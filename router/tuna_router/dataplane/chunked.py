@@ -27,6 +27,7 @@ def chunk_of(payload: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(payload), payload)
 
 
+@lru_cache(maxsize=4096)
 def size_line(total: int) -> bytes | None:
     """How one whole chunk of `total` bytes, framing included, begins; None where none has so many."""
     for digits in range(1, 9):

@@ -54,4 +54,6 @@ def data_of(event: bytes) -> bytes | None:
 
 def is_error_event(event: bytes) -> bool:
     """True when the event is called an error; one that says so in its data is for the reader of the data."""
+    if b"event:" not in event:
+        return False
     return any(line[6:].strip() == b"error" for line in _LINE.split(event) if line.startswith(b"event:"))

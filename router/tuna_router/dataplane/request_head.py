@@ -7,6 +7,7 @@ follows in the same packet is never looked at too early. Every length that could
 
 from __future__ import annotations
 
+import hashlib
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -65,6 +66,7 @@ class RequestHead:
     __slots__ = (
         "_begins",
         "completes",
+        "digest",
         "expects_continue",
         "framed",
         "headers",
@@ -91,6 +93,8 @@ class RequestHead:
         """True when the client said how long its body is, be it of no length."""
         self.nominated: frozenset[bytes] = frozenset()
         self.key: bytes | None = None
+        self.digest: bytes | None = None
+        """The SHA-256 of `key`: here, since a head that is remembered is not hashed anew."""
         self.completes = False
         """True for a POST to `completions` or `chat/completions`, which may ask for a stream."""
         self.once = False
@@ -212,6 +216,8 @@ def parse_request_head(data: bytes) -> tuple[RequestHead, int | None]:
     head.http10 = version == "1.0"
     head.completes = method == b"POST" and head.path.endswith(b"/completions")
     head.key = key_of(head.special)
+    if head.key is not None:
+        head.digest = hashlib.sha256(head.key).digest()
     head.once = head.special.get(SIDE_EFFECTS, b"false").lower() not in (b"false", b"0", b"no")
     return head, _frame(head)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
 import math
 import socket
 from typing import Final
 
+_TCP: Final = socket.IPPROTO_TCP
+_Option = tuple[int, int, int]
+"""Level, name and value."""
 _PROBE_EVERY_S: Final = 1
 _IDLE: Final = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
 _BETWEEN: Final = getattr(socket, "TCP_KEEPINTVL", None)
@@ -23,18 +26,16 @@ def notice_silence(transport: asyncio.BaseTransport, within_s: float) -> None:
     A machine that is gone without a word acknowledges neither what was sent to it nor the probes that go out while
     nothing is sent. An engine that computes for minutes is not concerned: its machine acknowledges both at once.
     """
-    sock = transport.get_extra_info("socket")
-    if sock is None:
-        return
+    _set(transport, _noticing(within_s))
+
+
+@functools.lru_cache(maxsize=8)
+def _noticing(within_s: float) -> tuple[_Option, ...]:
     idle_s = max(1, int(within_s / 2))
     probes = max(1, math.ceil(within_s) - idle_s)
     options = ((_IDLE, idle_s), (_BETWEEN, _PROBE_EVERY_S), (_COUNT, probes), (_UNANSWERED, int(within_s * 1000)))
-    # A connection that was lost just now, or a system without one of them, is told by what happens next.
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in options:
-            if option is not None:
-                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    known = [(_TCP, option, value) for option, value in options if option is not None]
+    return ((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *known)
 
 
 def acknowledge(transport: asyncio.BaseTransport, *, at_once: bool) -> None:
@@ -43,7 +44,22 @@ def acknowledge(transport: asyncio.BaseTransport, *, at_once: bool) -> None:
     A sender with Nagle's algorithm waits for an acknowledgement: once, for 40 ms, after which the kernel sends them
     at once again.
     """
-    sock = transport.get_extra_info("socket")
-    if sock is not None and _AT_ONCE is not None:
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, _AT_ONCE, at_once)
+    if _AT_ONCE is not None:
+        _set(transport, ((_TCP, _AT_ONCE, at_once),))
+
+
+def _set(transport: asyncio.BaseTransport, options: tuple[_Option, ...]) -> None:
+    known = transport.get_extra_info("socket")
+    descriptor = -1 if known is None else known.fileno()
+    if descriptor < 0:
+        return
+    try:
+        # What uvloop gives makes a socket for every call: here it is one for all of them.
+        sock = socket.socket(fileno=descriptor)
+        try:
+            for level, option, value in options:
+                sock.setsockopt(level, option, value)
+        finally:
+            sock.detach()
+    except OSError:
+        return  # a connection that was lost just now is told by what happens next

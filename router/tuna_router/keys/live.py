@@ -190,8 +190,11 @@ class Guard:
 
     def find(self, key: bytes | None) -> LiveKey | None:
         """Whose key it is; None for nobody's, unless the door is open."""
-        if key is not None:
-            digest = hashlib.sha256(key).digest()
+        return self.whose(None if key is None else hashlib.sha256(key).digest())
+
+    def whose(self, digest: bytes | None) -> LiveKey | None:
+        """The same by the SHA-256 of the key."""
+        if digest is not None:
             found = self._seen.get(digest)
             if found is not None:
                 return found

@@ -187,15 +187,13 @@ class Recorder:
         data = data_of(event)
         if data is None:
             return event
-        if data.strip() == b"[DONE]":
-            if not self.finished:
-                self.broken = "[DONE] came without a finish"
-                return b""
-            self.done = True
-            return event
-        if not (data.lstrip().startswith(b"{") and data.rstrip().endswith(b"}")):
-            # Half an event whose end somebody else has put there: no client could read it.
-            self.broken = "an event that is no chunk"
+        said = data.strip()
+        if not (said.startswith(b"{") and said.endswith(b"}")):
+            if said == b"[DONE]" and self.finished:
+                self.done = True
+                return event
+            # Or half an event whose end somebody else has put there: no client could read it.
+            self.broken = "[DONE] came without a finish" if said == b"[DONE]" else "an event that is no chunk"
             return b""
         if is_error_event(event) or (b'"error"' in data and _is_error(data)):
             self.broken = "an error event"
