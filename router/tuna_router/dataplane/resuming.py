@@ -118,20 +118,19 @@ class Resuming:
 
     def leave_if_silent(self, now: float) -> None:
         """Its backend is in doubt: go on elsewhere, if nothing was said since a doubt `SILENCE_S` ago."""
-        stream = self.stream
+        stream, core, wish = self.stream, self._exchange.core, self._exchange.wish
         if self._forward is not None:
-            core, wish = self._exchange.core, self._exchange.wish
-            may_be_tried = self._attempts < core.settings.max_attempts and core.fleet.is_any_well(
-                self._waiting, wish
-            )
-            if may_be_tried and is_late(self._backend, [self._body]):
+            elsewhere = core.fleet.is_any_well(self._waiting, wish)
+            if elsewhere and self._attempts < core.settings.max_attempts and is_late(self._backend, [self._body]):
                 self._forward.leave_if_silent(now)
         elif stream.source is None or self._exchange.client.write_paused:
             return
         elif stream.progress != self._heard_then:
             self._heard_then, self._doubted_at = stream.progress, now
         elif now - self._doubted_at >= SILENCE_S and stream.may_go_on and not self._exchange.head.once:
-            stream.leave(FELL_SILENT.reason)
+            others = (each for each in core.fleet if each is not self._backend)
+            if core.fleet.is_any_well(others, wish):
+                stream.leave(FELL_SILENT.reason)
 
     def stop(self) -> None:
         """The router ends now."""

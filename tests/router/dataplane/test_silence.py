@@ -76,6 +76,13 @@ class Ending:
             await wire.json({"data": [{"id": "m"}], "choices": [{"text": "x"}]})
 
 
+async def rest(wire: Wire, seen: Seen) -> None:
+    """What comes after the first event."""
+    for event in stream_of(seen.json())[1:]:
+        await wire.chunk(event)
+    await wire.raw(b"0\r\n\r\n")
+
+
 async def asked(router: Running, engine: Ending, **more: Any) -> asyncio.Task[httpx.Response]:
     """A request that the engine has taken; another was reset since, so that it is in doubt."""
     headers = more.pop("headers", None)
@@ -258,7 +265,7 @@ async def test_a_stream_that_has_begun_goes_on_elsewhere_from_where_it_fell_sile
     router, _ = await both(engine, start_backend, start_router, good)
     first = asyncio.create_task(ask(router, messages=[{"role": "user", "content": "first"}]))
     await engine.took.wait()
-    await router.complete(stream=True, prompt="second")
+    assert whole(await ask(router)) == TEXT
     looks(router)
     assert whole(await first) == TEXT
     assert counted(router) == {"exact": 1}
@@ -284,14 +291,24 @@ async def test_a_stream_that_has_begun_leaves_serverless_as_well(
 async def test_a_stream_that_no_other_backend_could_go_on_with_is_waited_for(
     start_backend: StartBackend, start_router: StartRouter, looks: Callable[[Running], None]
 ) -> None:
-    async def rest(wire: Wire, seen: Seen) -> None:
-        for event in stream_of(seen.json())[1:]:
-            await wire.chunk(event)
-        await wire.raw(b"0\r\n\r\n")
-
     engine = Ending(rest, begun=True)
     router, _ = await both(engine, start_backend, start_router)
     first = asyncio.create_task(ask(router, messages=[{"role": "user", "content": "first"}], n=2))
+    await engine.took.wait()
+    await router.complete(stream=True, prompt="second")
+    looks(router)
+    engine.goes_on.set()
+    assert whole(await first) == TEXT
+    assert counted(router) == {}
+
+
+async def test_a_slow_stream_is_waited_for_where_nobody_else_is_well(
+    start_backend: StartBackend, start_router: StartRouter, looks: Callable[[Running], None]
+) -> None:
+    engine = Ending(rest, begun=True)
+    url = (await start_backend(engine)).url
+    router = await start_router(backends=[{"name": "a", "kind": "serverless", "url": url}], cooldown_s=60)
+    first = asyncio.create_task(ask(router, messages=[{"role": "user", "content": "first"}]))
     await engine.took.wait()
     await router.complete(stream=True, prompt="second")
     looks(router)
