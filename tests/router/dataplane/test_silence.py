@@ -93,6 +93,25 @@ async def asked(router: Running, engine: Ending, **more: Any) -> asyncio.Task[ht
     return task
 
 
+async def stays(router: Running, engine: Ending, looks: Callable[[Running], None], **more: Any) -> str:
+    """Who answers such a request that two looks have left where it was."""
+    first = await asked(router, engine, **more)
+    looks(router)
+    engine.goes_on.set()
+    return (await first).headers["x-tuna-backend"]
+
+
+async def stays_begun(router: Running, engine: Ending, looks: Callable[[Running], None], **more: Any) -> None:
+    """The same of a stream that has begun; nothing is asked again."""
+    first = asyncio.create_task(ask(router, messages=[{"role": "user", "content": "first"}], **more))
+    await engine.took.wait()
+    await router.complete(stream=True, prompt="second")
+    looks(router)
+    engine.goes_on.set()
+    assert whole(await first) == TEXT
+    assert counted(router) == {}
+
+
 async def both(
     engine: Ending, start_backend: StartBackend, start_router: StartRouter, other: Handler = ok, **more: Any
 ) -> tuple[Running, Backend]:
@@ -139,10 +158,7 @@ async def test_a_short_silence_is_none(
     monkeypatch.setattr(forward, "SILENCE_S", 3600.0)
     engine = Ending()
     router, _ = await both(engine, start_backend, start_router)
-    first = await asked(router, engine, stream=True)
-    looks(router)
-    engine.goes_on.set()
-    assert (await first).headers["x-tuna-backend"] == "spot"
+    assert await stays(router, engine, looks, stream=True) == "spot"
 
 
 async def test_no_engine_is_left_that_nothing_speaks_against(
@@ -222,10 +238,7 @@ async def test_a_request_with_side_effects_stays(
 ) -> None:
     engine = Ending()
     router, serverless = await both(engine, start_backend, start_router)
-    first = await asked(router, engine, stream=True, headers=ONCE)
-    looks(router)
-    engine.goes_on.set()
-    assert (await first).headers["x-tuna-backend"] == "spot"
+    assert await stays(router, engine, looks, stream=True, headers=ONCE) == "spot"
     assert len(serverless.seen) == 1  # the one that was reset
 
 
@@ -237,10 +250,7 @@ async def test_a_request_stays_where_nobody_else_is_well(
 
     engine = Ending()
     router, _ = await both(engine, start_backend, start_router, resets)
-    first = await asked(router, engine, stream=True)
-    looks(router)
-    engine.goes_on.set()
-    assert (await first).headers["x-tuna-backend"] == "spot"
+    assert await stays(router, engine, looks, stream=True) == "spot"
 
 
 async def test_a_container_that_starts_is_waited_for_whatever_happens_to_others(
@@ -252,10 +262,7 @@ async def test_a_container_that_starts_is_waited_for_whatever_happens_to_others(
         {"name": "b", "kind": "serverless", "url": (await start_backend()).url, "weight": 0},
     ]
     router = await start_router(backends=backends, cooldown_s=60)
-    first = await asked(router, engine, stream=True)
-    looks(router)
-    engine.goes_on.set()
-    assert (await first).headers["x-tuna-backend"] == "a"
+    assert await stays(router, engine, looks, stream=True) == "a"
 
 
 async def test_a_stream_that_has_begun_goes_on_elsewhere_from_where_it_fell_silent(
@@ -293,13 +300,7 @@ async def test_a_stream_that_no_other_backend_could_go_on_with_is_waited_for(
 ) -> None:
     engine = Ending(rest, begun=True)
     router, _ = await both(engine, start_backend, start_router)
-    first = asyncio.create_task(ask(router, messages=[{"role": "user", "content": "first"}], n=2))
-    await engine.took.wait()
-    await router.complete(stream=True, prompt="second")
-    looks(router)
-    engine.goes_on.set()
-    assert whole(await first) == TEXT
-    assert counted(router) == {}
+    await stays_begun(router, engine, looks, n=2)
 
 
 async def test_a_slow_stream_is_waited_for_where_nobody_else_is_well(
@@ -308,13 +309,7 @@ async def test_a_slow_stream_is_waited_for_where_nobody_else_is_well(
     engine = Ending(rest, begun=True)
     url = (await start_backend(engine)).url
     router = await start_router(backends=[{"name": "a", "kind": "serverless", "url": url}], cooldown_s=60)
-    first = asyncio.create_task(ask(router, messages=[{"role": "user", "content": "first"}]))
-    await engine.took.wait()
-    await router.complete(stream=True, prompt="second")
-    looks(router)
-    engine.goes_on.set()
-    assert whole(await first) == TEXT
-    assert counted(router) == {}
+    await stays_begun(router, engine, looks)
 
 
 async def test_the_rest_of_a_stream_is_asked_of_another_where_the_first_that_was_asked_is_silent(
