@@ -112,6 +112,16 @@ async def stays_begun(router: Running, engine: Ending, looks: Callable[[Running]
     assert counted(router) == {}
 
 
+async def goes_on_elsewhere(router: Running, engine: Ending, looks: Callable[[Running], None]) -> None:
+    """A stream that has begun ends whole, though its engine says nothing more."""
+    first = asyncio.create_task(ask(router, messages=[{"role": "user", "content": "first"}]))
+    await engine.took.wait()
+    assert whole(await ask(router)) == TEXT
+    looks(router)
+    assert whole(await first) == TEXT
+    assert counted(router) == {"exact": 1}
+
+
 async def both(
     engine: Ending, start_backend: StartBackend, start_router: StartRouter, other: Handler = ok, **more: Any
 ) -> tuple[Running, Backend]:
@@ -270,12 +280,7 @@ async def test_a_stream_that_has_begun_goes_on_elsewhere_from_where_it_fell_sile
 ) -> None:
     engine = Ending(begun=True)
     router, _ = await both(engine, start_backend, start_router, good)
-    first = asyncio.create_task(ask(router, messages=[{"role": "user", "content": "first"}]))
-    await engine.took.wait()
-    assert whole(await ask(router)) == TEXT
-    looks(router)
-    assert whole(await first) == TEXT
-    assert counted(router) == {"exact": 1}
+    await goes_on_elsewhere(router, engine, looks)
 
 
 async def test_a_stream_that_has_begun_leaves_serverless_as_well(
@@ -287,12 +292,7 @@ async def test_a_stream_that_has_begun_leaves_serverless_as_well(
         {"name": "b", "kind": "serverless", "url": (await start_backend(good)).url, "weight": 0},
     ]
     router = await start_router(backends=backends, cooldown_s=60)
-    first = asyncio.create_task(ask(router, messages=[{"role": "user", "content": "first"}]))
-    await engine.took.wait()
-    assert whole(await ask(router)) == TEXT
-    looks(router)
-    assert whole(await first) == TEXT
-    assert counted(router) == {"exact": 1}
+    await goes_on_elsewhere(router, engine, looks)
 
 
 async def test_a_stream_that_no_other_backend_could_go_on_with_is_waited_for(
